@@ -1,0 +1,203 @@
+"""The whole path of a question, as a stream of events. Read this first.
+
+    retrieve -> (rerank) -> gate -> prompt -> generate -> cite -> stream
+
+`answer` yields `PassagesFound`, then `Token`s with a `Citation` after each sentence that a document supports, then
+`Done`; a refusal is a `Done` too. It raises `ReadingRoomError`. Leaving the iteration stops the work. HTTP's shapes
+of these events are in `server/stream.py`; the reranker is not built yet and its time is 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rag import gate, prompt
+from rag.cite import Citer, SentenceStream
+from rag.domains import Domain, find_domain
+from rag.embed import Embedder
+from rag.engine import Engine, Request
+from rag.errors import InvalidQuestion, UnknownModel
+from rag.metrics import Metrics
+from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage
+from rag.retrieve import retrieve
+from rag.settings import Settings
+from rag.store import EdgeStore
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and how it is to be answered; None means: as the domain or the settings say."""
+
+    text: str
+    domain: str | None = None
+    limit: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    model: str | None = None
+    adapter: str | None = None
+    history: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What answers are made with. `text_of` gives a document's present text; `executor` runs what blocks."""
+
+    settings: Settings
+    embedder: Embedder
+    store: EdgeStore
+    engine: Engine
+    text_of: Callable[[str], str | None]
+    metrics: Metrics
+    executor: Executor
+
+
+async def search(question: Question, library: Library) -> tuple[Passage, ...]:
+    """The passages for a question, best first. Raises `InvalidQuestion` and `UnknownDomain`."""
+    text = checked(question.text, library.settings.server.max_question_chars)
+    domain = _domain(question, library.settings.corpora)
+    started = time.perf_counter()
+    found = await asyncio.get_running_loop().run_in_executor(
+        library.executor,
+        partial(
+            retrieve,
+            text,
+            embedder=library.embedder,
+            store=library.store,
+            settings=library.settings.retrieve,
+            domain=question.domain,
+            limit=question.limit or (domain and domain.passages) or library.settings.retrieve.passages,
+        ),
+    )
+    library.metrics.searches.inc()
+    library.metrics.retrieve.observe(time.perf_counter() - started)
+    return tuple(found)
+
+
+async def answer(question: Question, library: Library) -> AsyncIterator[Event]:
+    """Answer from the documents, or refuse: see the module. Raises any `ReadingRoomError`."""
+    started = time.perf_counter()
+    settings, engine, metrics = library.settings, library.engine, library.metrics
+    text = checked(question.text, settings.server.max_question_chars)
+    domain = _domain(question, settings.corpora)
+    _check_model(question, domain, engine)
+    outcome = "failed"
+    try:
+        passages = await search(question, library)
+        retrieve_ms = _ms_since(started)
+
+        threshold = domain.abstain_below if domain and domain.abstain_below is not None else settings.retrieve.abstain_below
+        if gate.evidence(text, passages) < threshold:
+            yield PassagesFound(passages, text)
+            yield Token(prompt.REFUSAL)
+            timings = Timings(retrieve_ms, 0.0, _ms_since(started), _ms_since(started))
+            outcome = "refused"
+            yield Done(prompt.REFUSAL, True, (), Usage(), timings, engine.model, finish_reason="refused")
+            return
+
+        max_tokens = min(question.max_tokens or settings.engine.max_tokens, engine.context_tokens // 2)
+        ready = prompt.build(
+            text,
+            passages,
+            render=engine.render,
+            budget=engine.context_tokens - max_tokens,
+            rules=domain.prompt if domain else "",
+            history=question.history,
+        )
+        yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in ready.left_out))
+
+        generation = engine.submit(
+            Request(
+                ready.tokens,
+                max_tokens,
+                settings.engine.temperature if question.temperature is None else question.temperature,
+                question.seed,
+            )
+        )
+        citer = Citer(ready.used, library.text_of)
+        sentences = SentenceStream()
+        said: list[str] = []
+        citations: list[Citation] = []
+        ttft_ms = None
+        # aclosing: whoever leaves this iteration leaves that one at once, and with it the engine stops.
+        async with contextlib.aclosing(generation.pieces()) as pieces:
+            async for piece in pieces:
+                piece = piece if said else piece.lstrip()
+                if not piece:
+                    continue
+                if ttft_ms is None:
+                    ttft_ms = _ms_since(started)
+                    metrics.first_token.observe(ttft_ms / 1000)
+                said.append(piece)
+                yield Token(piece)
+                for citation in _cite(sentences.feed(piece), citer, metrics):
+                    citations.append(citation)
+                    yield citation
+        for citation in _cite(sentences.flush(), citer, metrics):
+            citations.append(citation)
+            yield citation
+
+        usage = generation.usage
+        _count(metrics, usage, (generation.admitted_at or generation.submitted_at) - generation.submitted_at)
+        outcome = "answered"
+        finish = "length" if generation.finish_reason == "length" else "stop"
+        timings = Timings(retrieve_ms, 0.0, ttft_ms, _ms_since(started))
+        yield Done("".join(said), False, tuple(citations), usage, timings, engine.model, finish_reason=finish)
+    except (asyncio.CancelledError, GeneratorExit):
+        outcome = "left" if outcome == "failed" else outcome
+        raise
+    finally:
+        metrics.answers.labels(outcome).inc()
+        metrics.answer.observe(time.perf_counter() - started)
+
+
+def checked(text: str, limit: int) -> str:
+    """The question without the white space around. Raises `InvalidQuestion`, with the limit, if it cannot be asked."""
+    stripped = text.strip()
+    if not stripped:
+        raise InvalidQuestion("The question is empty.", f"Ask something, in 1 to {limit} characters.")
+    if len(stripped) > limit:
+        raise InvalidQuestion(f"The question has {len(stripped)} characters; the limit is {limit}.", f"Ask in at most {limit} characters.")
+    if any(ord(c) < 32 and c not in "\t\n\r" for c in stripped) or any(0xD800 <= ord(c) <= 0xDFFF for c in stripped):
+        raise InvalidQuestion("The question is not text: it has control characters.", f"Ask in 1 to {limit} characters of plain text.")
+    return stripped
+
+
+def _domain(question: Question, corpora: Path) -> Domain | None:
+    return find_domain(corpora, question.domain) if question.domain is not None else None
+
+
+def _check_model(question: Question, domain: Domain | None, engine: Engine) -> None:
+    """Only one model is loaded and no adapter yet: another name is an error, never a silent substitute."""
+    if question.model not in (None, "", engine.model):
+        raise UnknownModel(f"The model {question.model!r} is not loaded.", f"Leave `model` out, or ask for {engine.model!r}.")
+    if question.adapter:
+        raise UnknownModel(f"There is no adapter {question.adapter!r}.", "Leave `adapter` out; none is installed.")
+
+
+def _cite(finished: Sequence[str], citer: Citer, metrics: Metrics) -> list[Citation]:
+    found = []
+    for sentence in finished:
+        citation = citer.cite(sentence)
+        metrics.citations.labels("yes" if citation else "no").inc()
+        if citation:
+            found.append(citation)
+    return found
+
+
+def _count(metrics: Metrics, usage: Usage, waited: float) -> None:
+    metrics.prompt_tokens.labels("yes").inc(usage.cached_tokens)
+    metrics.prompt_tokens.labels("no").inc(usage.prompt_tokens - usage.cached_tokens)
+    metrics.completion_tokens.inc(usage.completion_tokens)
+    metrics.queue.observe(max(0.0, waited))
+
+
+def _ms_since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 2)

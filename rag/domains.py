@@ -1,0 +1,105 @@
+"""Domains: one sub-folder of `corpora/` each, with an optional `domain.toml` that says how it is answered.
+
+A domain is a folder, so adding one is making a folder. Files directly below `corpora/` belong to no domain and
+are not indexed. Read next: `rag/answer.py`, which takes the prompt and the limits from here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag.errors import InvalidSettings, UnknownDomain
+
+FILE = "domain.toml"
+
+# Files that editors, browsers and systems leave behind; they come and go and hold nothing to ask.
+ALWAYS_IGNORED = (
+    ".*", "~$*", "*~", "*.part", "*.partial", "*.crdownload", "*.download", "*.swp", "*.swx", "*.tmp", "#*#", "Thumbs.db", "desktop.ini",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What `domain.toml` says. None means: as the settings say."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    prompt: str = ""
+    adapter: str | None = None
+    model: str | None = None
+    passages: int | None = None
+    abstain_below: float | None = None
+    languages: tuple[str, ...] = ("en",)
+    ignore: tuple[str, ...] = ()
+    error: str | None = None
+    """What is wrong with its `domain.toml`; the defaults hold until that is corrected."""
+
+    def ignores(self, relative: str) -> bool:
+        """Whether a file is left out; `relative` is its `/`-separated path below the domain's folder.
+
+        A pattern (shell style) is tried on the whole path, and on each of its parts: `drafts` leaves out a folder.
+        """
+        parts = relative.split("/")
+        if relative == FILE or any(fnmatch.fnmatch(part, pattern) for part in parts for pattern in ALWAYS_IGNORED):
+            return True
+        return any(
+            fnmatch.fnmatch(relative, pattern) or any(fnmatch.fnmatch(part, pattern.rstrip("/")) for part in parts) for pattern in self.ignore
+        )
+
+
+_KINDS = {
+    "title": str, "description": str, "prompt": str, "adapter": str, "model": str,
+    "passages": int, "abstain_below": (int, float), "languages": list, "ignore": list,
+}  # fmt: skip
+
+
+def read_domain(folder: Path) -> Domain:
+    """Read one domain's `domain.toml`, if it has one. Raises `InvalidSettings` that names the key and the value."""
+    path = folder / FILE
+    name = folder.name
+    if not path.is_file():
+        return Domain(name, title=name)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSettings(f"{name}/{FILE} cannot be read: {error}.", "Correct that line.") from error
+    for key, value in values.items():
+        if key not in _KINDS:
+            raise InvalidSettings(f"{name}/{FILE} has an unknown key {key!r}.", f"Known keys: {', '.join(_KINDS)}.")
+        listed = isinstance(value, list) and not all(isinstance(item, str) for item in value)
+        if not isinstance(value, _KINDS[key]) or isinstance(value, bool) or listed:
+            raise InvalidSettings(f"{name}/{FILE}: {key} = {value!r} has the wrong type.", "See `corpora/guide/domains.md`.")
+    if not 1 <= values.get("passages", 1) <= 50:
+        raise InvalidSettings(f"{name}/{FILE}: passages = {values['passages']} must lie in 1 to 50.", "Correct its value.")
+    if not 0 <= values.get("abstain_below", 0) <= 1:
+        raise InvalidSettings(f"{name}/{FILE}: abstain_below = {values['abstain_below']} must lie in 0 to 1.", "Correct its value.")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Domain(name, **{"title": name, **values})
+
+
+def read_domains(corpora: Path) -> dict[str, Domain]:
+    """All domains by name, sorted. One with a broken `domain.toml` is there, with its `error` and the defaults."""
+    found = {}
+    folders = sorted(corpora.iterdir()) if corpora.is_dir() else []
+    for folder in folders:
+        # A linked folder could lead anywhere, so a domain is a real one.
+        if not folder.is_dir() or folder.is_symlink() or any(fnmatch.fnmatch(folder.name, p) for p in ALWAYS_IGNORED):
+            continue
+        try:
+            found[folder.name] = read_domain(folder)
+        except InvalidSettings as error:
+            found[folder.name] = Domain(folder.name, title=folder.name, error=error.message)
+    return found
+
+
+def find_domain(corpora: Path, name: str) -> Domain:
+    """The domain of that name. Raises `UnknownDomain`, naming those there are."""
+    domains = read_domains(corpora)
+    if name not in domains:
+        known = ", ".join(domains) or "none yet"
+        raise UnknownDomain(f"There is no domain {name!r}.", f"Make the folder {name!r} in the watched folder, or choose one of: {known}.")
+    return domains[name]

@@ -1,0 +1,398 @@
+"""The engine: schedules generations of several people over one model, on one owner thread.
+
+    submit -> queue (bounded) -> slot (a sequence of the context) -> prefill in pieces -> decode -> pieces of text
+
+Each turn of the loop decodes one batch: a token for every answer that is being written, and as much of the waiting
+prompts as fits beside them, so a long prompt does not stall running answers. A finished slot keeps what it has read;
+the next prompt that begins alike is read from there (`cached_tokens`). Leaving stops the work: `Generation.cancel`
+aborts a decode within a graph node, prefill included, when it is the only one in the batch, else before the next one.
+What a prompt says is `rag/prompt.py`'s business; the calls into llama.cpp are `rag/_llama.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rag import _llama, models
+from rag.errors import ModelUnusable, NotReady, QueueFull, ReadingRoomError
+from rag.records import Turn, Usage
+from rag.settings import Engine as EngineSettings
+
+log = logging.getLogger(__name__)
+
+# Prompt tokens read beside running answers in one batch: about one answer's token time more per step (measured with the
+# default model: 64 tokens of prefill cost what 4 single steps cost), and everything when nobody waits for tokens.
+_PREFILL_BESIDE = 64
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation: prompt tokens in, at most `max_tokens` out. `temperature` 0 is greedy; `seed` None is random."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+
+
+class Generation:
+    """A submitted request: iterate over `pieces` for its text, then read `usage` and `finish_reason`.
+
+    Made by `Engine.submit` within a running event loop and consumed there.
+    """
+
+    def __init__(self, request: Request, wake: Callable[[], None]) -> None:
+        self.request = request
+        self.usage = Usage(prompt_tokens=len(request.prompt))
+        self.finish_reason: FinishReason = "stop"
+        self.decoded_after_cancel = 0
+        self.cancelled = False
+        self.submitted_at = time.perf_counter()
+        self.admitted_at: float | None = None
+        self.first_token_at: float | None = None
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._pieces: asyncio.Queue[str | ReadingRoomError | None] = asyncio.Queue()
+
+    async def pieces(self) -> AsyncGenerator[str, None]:
+        """The answer's text as it comes; closing the iteration cancels. Raises what broke the engine."""
+        try:
+            while (piece := await self._pieces.get()) is not None:
+                if isinstance(piece, ReadingRoomError):
+                    raise piece
+                yield piece
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Stop the work, waiting or running. From any thread; harmless when it is over."""
+        if not self.cancelled:
+            self.cancelled = True
+            self._wake()
+
+    def _put(self, item: str | ReadingRoomError | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._pieces.put_nowait, item)
+        except RuntimeError:  # the loop is closed: nobody listens any more
+            self.cancelled = True
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A sequence of the context: what it has read, and the generation it works for, if any."""
+
+    seq: int
+    read: list[int] = field(default_factory=list)
+    generation: Generation | None = None
+    sampler: Any = None
+    pending: deque[int] = field(default_factory=deque)
+    prefilled: bool = False
+    completed: int = 0
+    text: Any = None
+    used_at: float = 0.0
+
+
+class Engine:
+    """A loaded model and the thread that owns it. `load` blocks for a second; `submit` returns at once.
+
+    Raises `ModelUnusable` on load; `NotReady` and `QueueFull` on submit.
+    """
+
+    def __init__(self, settings: EngineSettings, data_dir: Path) -> None:
+        self._settings = settings
+        self._data_dir = data_dir
+        self.model = models.locate(settings.model, "generator").name if not _is_path(settings.model) else Path(settings.model).stem
+        self.error: ReadingRoomError | None = None
+        self._llama: _llama.Llama | None = None
+        self._waiting: deque[Generation] = deque()
+        self._slots: list[_Slot] = []
+        self._changed = threading.Condition()
+        self._deciding = threading.Lock()
+        self._stopping = False
+        self._erase = False
+        self._batch_for: frozenset[Generation] = frozenset()
+        self._thread: threading.Thread | None = None
+        self.prefill_tokens = 0
+        self.decode_tokens = 0
+
+    def load(self) -> None:
+        """Verify, requantize once if that makes it faster, load, warm up, and start the owner thread."""
+        settings = self._settings
+        model = models.locate(settings.model, "generator")
+        models.verify(model)
+        path = model.path
+        if settings.requantize:
+            digest = model.card.sha256[:16] if model.card else models.sha256(path)[:16]
+            path = _llama.requantize(path, self._data_dir / "models" / f"{path.stem}-{digest}-Q8_0.gguf")
+        self._llama = _llama.Llama(
+            path,
+            context_tokens=settings.context_tokens,
+            sequences=settings.sequences,
+            threads=settings.threads,
+            gpu_layers=settings.gpu_layers,
+        )
+        # The first decode pages the weights in and sizes the buffers: not on somebody's first question.
+        self._llama.decode([_llama.Piece(self._llama.tokenize("a")[0], i, 0, i == 31) for i in range(32)])
+        self._llama.forget(0)
+        self._slots = [_Slot(seq) for seq in range(settings.sequences)]
+        self._thread = threading.Thread(target=self._own, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether questions can be answered."""
+        return self._thread is not None and self._thread.is_alive() and not self._stopping
+
+    @property
+    def waiting(self) -> int:
+        """Generations in the queue."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Generations that hold a slot."""
+        return sum(slot.generation is not None for slot in self._slots)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of prompt and answer together that one generation may have."""
+        return self._loaded().context_tokens
+
+    def render(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """A conversation in the model's own template, as tokens."""
+        return tuple(self._loaded().render(turns))
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of plain text in the model's own count."""
+        return len(self._loaded().tokenize(text))
+
+    def submit(self, request: Request) -> Generation:
+        """Queue a generation. Raises `QueueFull`, or `NotReady` while the model is not loaded."""
+        self._loaded()
+        if len(request.prompt) + 1 > self.context_tokens:
+            raise ModelUnusable(
+                f"The prompt has {len(request.prompt)} tokens; this model is set to {self.context_tokens}.", "Raise engine.context_tokens."
+            )
+        generation = Generation(request, self._on_cancel)
+        with self._changed:
+            free = sum(slot.generation is None for slot in self._slots)
+            if len(self._waiting) >= self._settings.queue + free:
+                raise QueueFull(
+                    f"{len(self._waiting)} questions are waiting already.", "Try again in a few seconds, or raise engine.queue."
+                )
+            self._waiting.append(generation)
+            self._changed.notify()
+        return generation
+
+    def erase(self) -> None:
+        """Forget what finished slots have read: a deleted document's text must not stay in the prefix cache."""
+        with self._changed:
+            self._erase = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Stop running and waiting generations and free the model."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None and self._llama is not None:
+            self._llama.abort(True)
+            self._thread.join()
+            self._llama.close()
+            self._llama = None
+
+    def _loaded(self) -> _llama.Llama:
+        if self._llama is None or self._stopping:
+            if self.error is not None:
+                raise self.error
+            raise NotReady("The language model is still loading.", "Try again in a few seconds; `/ready` says when.")
+        return self._llama
+
+    def _on_cancel(self) -> None:
+        with self._changed:
+            self._changed.notify()
+        with self._deciding:
+            # Only a batch that nobody else needs is torn up; with others in it, the next batch is without this one.
+            if self._llama is not None and self._batch_for and all(generation.cancelled for generation in self._batch_for):
+                self._llama.abort(True)
+
+    # From here on: the owner thread.
+
+    def _own(self) -> None:
+        llama = self._llama
+        assert llama is not None
+        try:
+            while True:
+                with self._changed:
+                    while not (self._stopping or self._waiting or self._erase or any(slot.generation for slot in self._slots)):
+                        self._changed.wait()
+                    if self._stopping:
+                        break
+                    if self._erase:
+                        self._erase_idle(llama)
+                self._sweep(llama)
+                self._admit(llama)
+                self._step(llama)
+        except Exception as error:
+            log.exception("the engine's thread died")
+            self.error = (
+                error if isinstance(error, ReadingRoomError) else ModelUnusable(f"The engine failed: {error}", "Restart; see the log.")
+            )
+        finally:
+            over = self.error or NotReady("The service is stopping.", "Ask again when it is back.")
+            with self._changed:
+                self._stopping = True
+                left = [slot.generation for slot in self._slots if slot.generation] + list(self._waiting)
+                self._waiting.clear()
+            for generation in left:
+                generation._put(over)
+            for slot in self._slots:
+                if slot.sampler is not None:
+                    llama.free_sampler(slot.sampler)
+
+    def _erase_idle(self, llama: _llama.Llama) -> None:
+        """Forget what idle slots have read; zero the memory as soon as all are idle. Until then this is called again."""
+        for slot in self._slots:
+            if slot.generation is None and slot.read:
+                llama.forget(slot.seq)
+                slot.read.clear()
+        if all(slot.generation is None for slot in self._slots):
+            llama.erase()
+            self._erase = False
+
+    def _sweep(self, llama: _llama.Llama) -> None:
+        """Take leave of those who left."""
+        for slot in self._slots:
+            if slot.generation is not None and slot.generation.cancelled:
+                self._finish(llama, slot, "cancelled")
+        with self._changed:
+            gone = [generation for generation in self._waiting if generation.cancelled]
+            for generation in gone:
+                self._waiting.remove(generation)
+        for generation in gone:
+            generation.finish_reason = "cancelled"
+            generation._put(None)
+
+    def _admit(self, llama: _llama.Llama) -> None:
+        """Give free slots to those who wait longest, each the slot that has read the most of its prompt already."""
+        while True:
+            free = [slot for slot in self._slots if slot.generation is None]
+            with self._changed:
+                if not free or not self._waiting:
+                    return
+                generation = self._waiting.popleft()
+            prompt = generation.request.prompt
+            # At least one token must be read again, to have something to sample from. Ties go to the slot idle longest.
+            slot = max(free, key=lambda slot: (min(_common(slot.read, prompt), len(prompt) - 1), -slot.used_at))
+            cached = min(_common(slot.read, prompt), len(prompt) - 1)
+            try:
+                llama.forget(slot.seq, cached)
+            except _llama.Aborted:
+                cached = 0
+            del slot.read[cached:]
+            slot.generation = generation
+            slot.pending = deque(prompt[cached:])
+            slot.prefilled, slot.completed = False, 0
+            slot.text = codecs.getincrementaldecoder("utf-8")("replace")
+            slot.sampler = llama.sampler(temperature=generation.request.temperature, seed=generation.request.seed)
+            generation.admitted_at = time.perf_counter()
+            generation.usage = Usage(len(prompt), 0, cached)
+
+    def _step(self, llama: _llama.Llama) -> None:
+        busy = [slot for slot in self._slots if slot.generation is not None]
+        writing = [slot for slot in busy if slot.prefilled]
+        batch: list[_llama.Piece] = []
+        taken: list[tuple[_Slot, int, int | None]] = []  # slot, tokens in this batch, where its logits are
+        for slot in writing:
+            batch.append(_llama.Piece(slot.pending[0], len(slot.read), slot.seq, True))
+            taken.append((slot, 1, len(batch) - 1))
+        room = (min(_PREFILL_BESIDE, _llama.BATCH - len(batch))) if writing else _llama.BATCH
+        for slot in busy:
+            if slot.prefilled or room <= 0:
+                continue
+            n = min(room, len(slot.pending))
+            last = n == len(slot.pending)
+            start = len(slot.read)
+            batch += [_llama.Piece(slot.pending[i], start + i, slot.seq, last and i == n - 1) for i in range(n)]
+            taken.append((slot, n, len(batch) - 1 if last else None))
+            room -= n
+        if not batch:
+            return
+        with self._deciding:
+            llama.abort(self._stopping)
+            self._batch_for = frozenset(slot.generation for slot, _, _ in taken if slot.generation)
+        try:
+            llama.decode(batch)
+        except _llama.Aborted:
+            for slot, _, _ in taken:
+                try:
+                    llama.forget(slot.seq, len(slot.read))
+                except _llama.Aborted:
+                    slot.pending.extendleft(reversed(slot.read))
+                    slot.read.clear()
+            return
+        finally:
+            with self._deciding:
+                self._batch_for = frozenset()
+        for slot, n, index in taken:
+            for _ in range(n):
+                slot.read.append(slot.pending.popleft())
+            if slot.prefilled:
+                self.decode_tokens += 1
+            else:
+                self.prefill_tokens += n
+            if slot.generation is not None and slot.generation.cancelled:
+                slot.generation.decoded_after_cancel += n
+            elif index is not None:
+                self._next_token(llama, slot, index)
+
+    def _next_token(self, llama: _llama.Llama, slot: _Slot, index: int) -> None:
+        generation = slot.generation
+        assert generation is not None
+        token = llama.sample(slot.sampler, index)
+        if generation.first_token_at is None:
+            generation.first_token_at = time.perf_counter()
+        slot.prefilled = True
+        if llama.ends(token):
+            self._finish(llama, slot, "stop")
+            return
+        slot.completed += 1
+        generation.usage = Usage(len(generation.request.prompt), slot.completed, generation.usage.cached_tokens)
+        if text := slot.text.decode(llama.piece(token)):
+            generation._put(text)
+        slot.pending.append(token)
+        if slot.completed >= generation.request.max_tokens or len(slot.read) + 1 >= llama.context_tokens:
+            self._finish(llama, slot, "length")
+
+    def _finish(self, llama: _llama.Llama, slot: _Slot, reason: FinishReason) -> None:
+        generation, slot.generation = slot.generation, None
+        assert generation is not None
+        llama.free_sampler(slot.sampler)
+        slot.sampler = None
+        slot.pending.clear()
+        slot.used_at = time.perf_counter()
+        generation.finish_reason = reason
+        if tail := slot.text.decode(b"", final=True):
+            generation._put(tail)
+        generation._put(None)
+
+
+def _common(read: Sequence[int], prompt: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (a, b) in enumerate(zip(read, prompt, strict=False)) if a != b), min(len(read), len(prompt)))
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".gguf") or os.sep in name

@@ -1,0 +1,148 @@
+"""Every error that a person may see, in one tree. Each has a code, a sentence and a remedy.
+
+    ReadingRoomError
+    ├── InvalidInput (422)          what was asked for cannot be meant: InvalidQuestion, InvalidSettings
+    ├── NotFound (404)              UnknownDomain, UnknownDocument, UnknownModel
+    ├── Refused (403)               OutsideCorpora, UnsafeBinding
+    ├── Busy (503)                  QueueFull, NotReady, StoreLocked
+    ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
+    └── Broken (500)                ModelUnusable, StoreBroken, MissingPackage
+
+`status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
+its own code. Raised, never printed and swallowed.
+"""
+
+from __future__ import annotations
+
+
+class ReadingRoomError(Exception):
+    """Base of all: `message` says what happened, `remedy` what to do, `code` is stable for programs."""
+
+    code = "internal"
+    status = 500
+    title = "Something went wrong"
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class InvalidInput(ReadingRoomError):
+    """The request is well-formed but cannot be carried out as it stands."""
+
+    code, status, title = "invalid_input", 422, "Invalid input"
+
+
+class InvalidQuestion(InvalidInput):
+    """The question is empty, too long, or not text."""
+
+    code, title = "invalid_question", "Invalid question"
+
+
+class InvalidSettings(InvalidInput):
+    """A setting has an unknown name or an impossible value; the message names the key and the value."""
+
+    code, title = "invalid_settings", "Invalid settings"
+
+
+class NotFound(ReadingRoomError):
+    """What was named does not exist."""
+
+    code, status, title = "not_found", 404, "Not found"
+
+
+class UnknownDomain(NotFound):
+    """No folder of that name below `corpora/`."""
+
+    code, title = "unknown_domain", "Unknown domain"
+
+
+class UnknownDocument(NotFound):
+    """No document of that id in the index."""
+
+    code, title = "unknown_document", "Unknown document"
+
+
+class UnknownModel(NotFound):
+    """A model or an adapter of that name is not loaded here."""
+
+    code, title = "unknown_model", "Unknown model"
+
+
+class Refused(ReadingRoomError):
+    """Understood, and not done for safety's sake."""
+
+    code, status, title = "refused", 403, "Refused"
+
+
+class OutsideCorpora(Refused):
+    """A path that leaves the watched folder: `..`, an absolute path, or a link that points out."""
+
+    code, title = "outside_corpora", "Path outside the corpora"
+
+
+class UnsafeBinding(Refused):
+    """Listening beyond this machine without a key."""
+
+    code, title = "unsafe_binding", "Refusing to listen without a key"
+
+
+class Busy(ReadingRoomError):
+    """Not now; try again. `retry_after` is in seconds."""
+
+    code, status, title = "busy", 503, "Busy"
+    retry_after = 2
+
+
+class QueueFull(Busy):
+    """As many questions wait as the settings allow; running answers go on."""
+
+    code, title = "queue_full", "Too many questions at once"
+
+
+class NotReady(Busy):
+    """Still starting, or a part that this call needs is down; the message says which."""
+
+    code, title = "not_ready", "Not ready"
+
+
+class StoreLocked(Busy):
+    """Another process has this data directory open."""
+
+    code, title = "store_locked", "The data directory is in use"
+
+
+class ParseFailed(ReadingRoomError):
+    """A file that cannot be read. `code` is given per case: `unsupported_format`, `too_large`, `binary_file`,
+    `encrypted`, `broken_file`, `out_of_memory`, `timed_out`, `unreadable`, `no_text`."""
+
+    code, status, title = "parse_failed", 422, "The file cannot be read"
+
+    def __init__(self, code: str, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.code = code
+
+
+class Broken(ReadingRoomError):
+    """A part of the installation does not work."""
+
+    code, status, title = "broken", 500, "Something is broken"
+
+
+class ModelUnusable(Broken):
+    """A model file is missing, damaged, or not what its card says."""
+
+    code, status, title = "model_unusable", 503, "The model cannot be used"
+
+
+class StoreBroken(Broken):
+    """The vector store cannot be opened or answered with an error."""
+
+    code, title = "store_broken", "The index cannot be used"
+
+
+class MissingPackage(Broken):
+    """A Python package that this needs is not installed; the remedy is the command that installs it."""
+
+    code, title = "missing_package", "A package is missing"

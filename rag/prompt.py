@@ -1,0 +1,74 @@
+"""The messages for a question: rules, earlier turns, numbered passages, the question last, within a token budget.
+
+The volatile text comes last, so that the rules and the earlier turns stay in the engine's prefix cache. What does not
+fit is left out whole, least good first, and named to the caller; nothing is cut silently. A golden file pins the
+wording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rag.errors import InvalidQuestion
+from rag.records import Passage, Turn
+
+RULES = (
+    "You answer questions from the user's documents. Use only the numbered passages. "
+    "Answer briefly, in full sentences, with the words of the passages. "
+    "If the passages do not contain the answer, say that the documents do not say."
+)
+
+REFUSAL = "I could not find this in your documents."
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads: `tokens` of the whole, and which passages are in it and which did not fit."""
+
+    turns: tuple[Turn, ...]
+    tokens: tuple[int, ...]
+    used: tuple[Passage, ...]
+    left_out: tuple[Passage, ...]
+
+
+def build(
+    question: str,
+    passages: Sequence[Passage],
+    *,
+    render: Callable[[Sequence[Turn]], tuple[int, ...]],
+    budget: int,
+    rules: str = "",
+    history: Sequence[Turn] = (),
+) -> Prompt:
+    """The largest prompt of at most `budget` tokens, in the count of the model that `render` belongs to.
+
+    Leaves out the oldest turns first, then the last passages; never the rules, the question, or part of a passage.
+    Raises `InvalidQuestion` if the question alone does not fit.
+    """
+    history = list(history)
+    kept = list(passages)
+    while True:
+        turns = (Turn("system", rules or RULES), *history, Turn("user", _user_message(question, kept)))
+        tokens = render(turns)
+        if len(tokens) <= budget:
+            return Prompt(turns, tokens, tuple(kept), tuple(passages[len(kept) :]))
+        if history:
+            del history[:2]
+        elif kept:
+            kept.pop()
+        else:
+            raise InvalidQuestion(
+                f"The question is too long for the model: {len(tokens)} tokens with the rules, where {budget} fit.",
+                "Ask a shorter question, or raise engine.context_tokens.",
+            )
+
+
+def _user_message(question: str, passages: Sequence[Passage]) -> str:
+    numbered = [f"[{n}] {_source(passage)}\n{passage.text}" for n, passage in enumerate(passages, 1)]
+    return "\n\n".join(["Passages:", *numbered, f"Question: {question}"])
+
+
+def _source(passage: Passage) -> str:
+    where = " > ".join(dict.fromkeys((passage.title, *passage.heading)))
+    return f"{where}, page {passage.page}" if passage.page else where

@@ -1,0 +1,42 @@
+"""The passages for a question: embed it, search dense and BM25 in one Qdrant query, fold near-equal passages.
+
+Which of them reach the prompt is decided by `rag/prompt.py`; whether they suffice, by `rag/gate.py`.
+"""
+
+from __future__ import annotations
+
+from rag.embed import Embedder
+from rag.records import Passage
+from rag.sentences import content_stems
+from rag.settings import Retrieve
+from rag.store import EdgeStore
+
+# Two passages whose words agree this far (Jaccard) say the same: copies of a file, overlapping versions of a page.
+_SAME = 0.9
+
+
+def retrieve(question: str, *, embedder: Embedder, store: EdgeStore, settings: Retrieve, domain: str | None = None, limit: int) -> list[Passage]:
+    """At most `limit` passages, best first, no two of them near-equal. Blocks for milliseconds: call it in a thread."""
+    vector = embedder.embed_query(question)
+    found = store.search(
+        vector,
+        question,
+        domain=domain,
+        limit=limit * 2,
+        candidates=settings.candidates,
+        weights=(settings.dense_weight, settings.bm25_weight),
+        rrf_k=settings.rrf_k,
+    )
+    return _fold(found, limit)
+
+
+def _fold(passages: list[Passage], limit: int) -> list[Passage]:
+    kept: list[tuple[Passage, frozenset[str]]] = []
+    for passage in passages:
+        stems = frozenset(content_stems(passage.text))
+        if any(len(stems & other) >= _SAME * len(stems | other) for _, other in kept):
+            continue
+        kept.append((passage, stems))
+        if len(kept) == limit:
+            break
+    return [passage for passage, _ in kept]

@@ -1,0 +1,251 @@
+"""Settings: frozen dataclasses, loaded once at the composition root and passed down.
+
+`load(toml, env, flags)` merges, later wins: defaults, `readingroom.toml`, `READINGROOM_<SECTION>__<KEY>`
+variables, command-line flags. An unknown key or a value of the wrong type raises `InvalidSettings` that names both.
+What belongs to one domain (prompt, adapter, threshold) is not here but in its `domain.toml`: see `rag/domains.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rag.errors import InvalidSettings
+
+PREFIX = "READINGROOM_"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """`[server]`: where the service listens and what it accepts."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but this machine needs `key`."""
+    port: int = 8000
+    """TCP port; 0 takes a free one."""
+    key: str = ""
+    """If set, every call but `/health` and `/ready` must carry it as `Authorization: Bearer ...`."""
+    max_upload_mb: int = 64
+    """Largest file that `POST /rag/documents` takes, in MiB."""
+    max_question_chars: int = 8000
+    """Longest question, in characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """`[ingest]`: how files become passages."""
+
+    settle_ms: int = 300
+    """A file is read once its size and time stand still for this long, in milliseconds."""
+    reconcile_s: int = 300
+    """Every so many seconds the whole folder is compared with the ledger, events or not."""
+    polling: bool = False
+    """Poll instead of using file events (network mounts); chosen by itself where events cannot be had."""
+    max_file_mb: int = 256
+    """Larger files become `failed`, in MiB."""
+    parse_timeout_s: int = 120
+    """A parser is stopped after this many seconds on one file."""
+    parse_memory_mb: int = 4096
+    """Address space of a parser process, in MiB."""
+    chunk_tokens: int = 200
+    """Most tokens of text in a chunk, in the embedder's own count; headings come on top (model limit: 256)."""
+    batch_chunks: int = 256
+    """Chunks embedded and stored together, across documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """`[embed]`: the embedding model."""
+
+    model: str = "all-MiniLM-L6-v2"
+    """A name from `rag/models.py`, a folder, or a sentence-transformers name that is on this machine."""
+    threads: int = 0
+    """CPU threads; 0 is all cores."""
+    query_prefix: str = ""
+    """Put before a question; some models (E5, BGE) want one."""
+    passage_prefix: str = ""
+    """Put before a passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """`[store]`: where passages are kept."""
+
+    url: str = ""
+    """Empty: Qdrant Edge in `data_dir/store`. Otherwise the address of a Qdrant server."""
+    collection: str = "readingroom"
+    """Collection name on a Qdrant server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    """`[retrieve]`: how passages are found."""
+
+    passages: int = 4
+    """Passages that an answer is made from, unless the call or the domain says otherwise."""
+    candidates: int = 50
+    """Candidates taken from each of the two searches before fusion."""
+    dense_weight: float = 1.0
+    """Weight of the vector search in the rank fusion."""
+    bm25_weight: float = 1.0
+    """Weight of the BM25 search in the rank fusion."""
+    rrf_k: int = 2
+    """Constant of reciprocal rank fusion."""
+    abstain_below: float = 0.42
+    """Evidence (0..1, see `rag/gate.py`) under which the answer is a refusal; a domain may set its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """`[engine]`: the language model that writes answers."""
+
+    model: str = "smollm2-135m-instruct"
+    """A name from `rag/models.py` or the path of a GGUF file."""
+    context_tokens: int = 2048
+    """Tokens of prompt and answer together, for each answer that runs at the same time."""
+    sequences: int = 4
+    """Answers that run at the same time."""
+    queue: int = 32
+    """Questions that may wait; one more is answered 503."""
+    threads: int = 0
+    """CPU threads; 0 is all cores."""
+    gpu_layers: int = -1
+    """Layers on the GPU, if llama.cpp was built for one; -1 is all, 0 none."""
+    max_tokens: int = 256
+    """Longest answer, unless the call says otherwise."""
+    temperature: float = 0.0
+    """0 is greedy: the same question gets the same answer."""
+    requantize: bool = True
+    """Rewrite a file whose format this CPU reads slowly to Q8_0 once, cached in `data_dir/models`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything, with the two folders that the rest is relative to."""
+
+    data_dir: Path = Path(".readingroom")
+    """State: `store/`, `ledger.db`, `models/`. Safe to delete: it is rebuilt from `corpora`."""
+    corpora: Path = Path("corpora")
+    """The watched folder; each sub-folder is a domain."""
+    server: Server = field(default_factory=Server)
+    ingest: Ingest = field(default_factory=Ingest)
+    embed: Embed = field(default_factory=Embed)
+    store: Store = field(default_factory=Store)
+    retrieve: Retrieve = field(default_factory=Retrieve)
+    engine: Engine = field(default_factory=Engine)
+
+
+def load(toml: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings from a TOML file, the environment and flags (dotted keys: `server.port`).
+
+    `toml=None` reads `readingroom.toml` of the working directory if it is there; a named file must exist.
+    Raises `InvalidSettings`.
+    """
+    merged: dict[str, Any] = {}
+    path = toml or Path("readingroom.toml")
+    if toml is not None and not toml.is_file():
+        raise InvalidSettings(f"There is no settings file at {toml}.", "Correct --config, or leave it out.")
+    if path.is_file():
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidSettings(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                merged.update({f"{key}.{inner}": item for inner, item in value.items()})
+            else:
+                merged[key] = value
+    for name, text in (os.environ if env is None else env).items():
+        if name.startswith(PREFIX):
+            merged[name[len(PREFIX) :].lower().replace("__", ".")] = text
+    merged.update({key: value for key, value in (flags or {}).items() if value is not None})
+    return _build(merged)
+
+
+def _build(values: Mapping[str, Any]) -> Settings:
+    hints = typing.get_type_hints(Settings)
+    sections: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        owner = hints.get(section) if section else Settings
+        names = {f.name for f in dataclasses.fields(owner)} if owner and dataclasses.is_dataclass(owner) else set()
+        if name not in names or (not section and dataclasses.is_dataclass(hints[name])):
+            raise InvalidSettings(f"Unknown setting {key!r}.", "See `corpora/guide/operations.md` for the list, or remove it.")
+        typed = _convert(key, value, typing.get_type_hints(owner)[name])
+        (sections.setdefault(section, {}) if section else top)[name] = typed
+    built = {name: hints[name](**fields) for name, fields in sections.items()}
+    settings = Settings(**top, **built)
+    _check(settings)
+    return settings
+
+
+def _convert(key: str, value: Any, kind: type) -> Any:
+    wrong = InvalidSettings(f"Setting {key!r} is {value!r}, which is not {_WORDS[kind]}.", "Correct its value.")
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        raise wrong
+    if isinstance(value, bool):
+        raise wrong
+    if kind is Path:
+        if isinstance(value, (str, Path)) and str(value):
+            return Path(value).expanduser()
+        raise wrong
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise wrong
+    try:
+        if isinstance(value, float) and kind is int:
+            raise wrong
+        return kind(value)
+    except (TypeError, ValueError):
+        raise wrong from None
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+_RANGES = {
+    "server.port": (0, 65535),
+    "server.max_upload_mb": (1, 100_000),
+    "server.max_question_chars": (1, 1_000_000),
+    "ingest.settle_ms": (0, 60_000),
+    "ingest.reconcile_s": (1, 86_400),
+    "ingest.max_file_mb": (1, 100_000),
+    "ingest.parse_timeout_s": (1, 86_400),
+    "ingest.parse_memory_mb": (512, 1_000_000),
+    "ingest.chunk_tokens": (32, 8192),
+    "ingest.batch_chunks": (1, 100_000),
+    "embed.threads": (0, 1024),
+    "retrieve.passages": (1, 50),
+    "retrieve.candidates": (1, 1000),
+    "retrieve.rrf_k": (1, 1000),
+    "retrieve.dense_weight": (0, 1000),
+    "retrieve.bm25_weight": (0, 1000),
+    "retrieve.abstain_below": (0, 1),
+    "engine.context_tokens": (256, 1_000_000),
+    "engine.sequences": (1, 64),
+    "engine.queue": (0, 10_000),
+    "engine.threads": (0, 1024),
+    "engine.gpu_layers": (-1, 10_000),
+    "engine.max_tokens": (1, 1_000_000),
+    "engine.temperature": (0, 5),
+}
+
+
+def _check(settings: Settings) -> None:
+    for key, (low, high) in _RANGES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(settings, section), name)
+        if not low <= value <= high:
+            raise InvalidSettings(f"Setting {key!r} is {value!r}; it must lie in {low} to {high}.", "Correct its value.")
