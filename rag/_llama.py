@@ -28,6 +28,10 @@ BATCH = 512
 _SLOW_FTYPES = {3: "Q4_1", 8: "Q5_0", 9: "Q5_1"}
 _FTYPE_Q8_0 = 7
 
+# Small models fall into loops. The sampler sees the answer's own tokens only, so quoting the prompt is not punished. Of 36
+# SQuAD 2.0 questions, 2 to 9 ran into the length limit without it (by the wording of the prompt), none with it.
+_REPEAT_LAST, _REPEAT_PENALTY = 256, 1.1
+
 
 class Aborted(Exception):
     """A decode was stopped by `abort`; nothing of its batch may be relied on."""
@@ -48,7 +52,8 @@ def _import() -> Any:
         from llama_cpp import llama_cpp
     except Exception as error:  # a missing package, or a shared library that this CPU or system cannot load
         raise MissingPackage(
-            f"llama-cpp-python cannot be loaded: {error}.", "Build it on this machine: python -m pip install --force-reinstall llama-cpp-python"
+            f"llama-cpp-python cannot be loaded: {error}.",
+            "Build it on this machine: python -m pip install --force-reinstall llama-cpp-python",
         ) from error
     return llama_cpp
 
@@ -94,7 +99,9 @@ class Llama:
         params.n_gpu_layers = 10_000 if gpu_layers < 0 else gpu_layers
         self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
-            raise ModelUnusable(f"{path.name} cannot be loaded; the file is damaged or too new.", "Fetch it again, or update llama-cpp-python.")
+            raise ModelUnusable(
+                f"{path.name} cannot be loaded; the file is damaged or too new.", "Fetch it again, or update llama-cpp-python."
+            )
         self._vocab = lib.llama_model_get_vocab(self._model)
         trained = lib.llama_model_n_ctx_train(self._model)
         if trained and context_tokens > trained:
@@ -230,6 +237,9 @@ class Llama:
         """A sampler, to be freed with `free_sampler`. `temperature` 0 is greedy; `seed` None is a random one."""
         lib = self._lib
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        lib.llama_sampler_chain_add(
+            chain, lib.llama_sampler_init_penalties(lib.llama_vocab_n_tokens(self._vocab), _REPEAT_LAST, _REPEAT_PENALTY, 0.0, 0.0)
+        )
         if temperature <= 0:
             lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
             return chain

@@ -10,9 +10,9 @@ of these events are in `server/stream.py`; the reranker is not built yet and its
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,9 @@ from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, 
 from rag.retrieve import retrieve
 from rag.settings import Settings
 from rag.store import EdgeStore
+
+
+_RECITED = re.compile(r"\[\d+\] ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ async def search(question: Question, library: Library) -> tuple[Passage, ...]:
     return tuple(found)
 
 
-async def answer(question: Question, library: Library) -> AsyncIterator[Event]:
+async def answer(question: Question, library: Library) -> AsyncGenerator[Event, None]:
     """Answer from the documents, or refuse: see the module. Raises any `ReadingRoomError`."""
     started = time.perf_counter()
     settings, engine, metrics = library.settings, library.engine, library.metrics
@@ -89,6 +92,7 @@ async def answer(question: Question, library: Library) -> AsyncIterator[Event]:
     domain = _domain(question, settings.corpora)
     _check_model(question, domain, engine)
     outcome = "failed"
+    generation = None
     try:
         passages = await search(question, library)
         retrieve_ms = _ms_since(started)
@@ -111,8 +115,7 @@ async def answer(question: Question, library: Library) -> AsyncIterator[Event]:
             rules=domain.prompt if domain else "",
             history=question.history,
         )
-        yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in ready.left_out))
-
+        # Submitted before the first event, so that a full queue is an error of the call and not of its stream.
         generation = engine.submit(
             Request(
                 ready.tokens,
@@ -121,25 +124,30 @@ async def answer(question: Question, library: Library) -> AsyncIterator[Event]:
                 question.seed,
             )
         )
+        yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in ready.left_out))
+
         citer = Citer(ready.used, library.text_of)
         sentences = SentenceStream()
         said: list[str] = []
+        told: set[str] = set()
         citations: list[Citation] = []
         ttft_ms = None
-        # aclosing: whoever leaves this iteration leaves that one at once, and with it the engine stops.
-        async with contextlib.aclosing(generation.pieces()) as pieces:
-            async for piece in pieces:
-                piece = piece if said else piece.lstrip()
-                if not piece:
-                    continue
-                if ttft_ms is None:
-                    ttft_ms = _ms_since(started)
-                    metrics.first_token.observe(ttft_ms / 1000)
-                said.append(piece)
-                yield Token(piece)
-                for citation in _cite(sentences.feed(piece), citer, metrics):
-                    citations.append(citation)
-                    yield citation
+        async for piece in generation.pieces():
+            piece = piece if said else piece.lstrip()
+            if not piece:
+                continue
+            if ttft_ms is None:
+                ttft_ms = _ms_since(started)
+                metrics.first_token.observe(ttft_ms / 1000)
+            said.append(piece)
+            yield Token(piece)
+            finished = sentences.feed(piece)
+            for citation in _cite(finished, citer, metrics):
+                citations.append(citation)
+                yield citation
+            if _has_lost_the_thread(finished, told):
+                generation.cancel()
+                break
         for citation in _cite(sentences.flush(), citer, metrics):
             citations.append(citation)
             yield citation
@@ -154,6 +162,8 @@ async def answer(question: Question, library: Library) -> AsyncIterator[Event]:
         outcome = "left" if outcome == "failed" else outcome
         raise
     finally:
+        if generation is not None:
+            generation.cancel()  # whoever leaves this iteration, at whichever event, stops the engine; else harmless
         metrics.answers.labels(outcome).inc()
         metrics.answer.observe(time.perf_counter() - started)
 
@@ -162,11 +172,15 @@ def checked(text: str, limit: int) -> str:
     """The question without the white space around. Raises `InvalidQuestion`, with the limit, if it cannot be asked."""
     stripped = text.strip()
     if not stripped:
-        raise InvalidQuestion("The question is empty.", f"Ask something, in 1 to {limit} characters.")
+        raise InvalidQuestion("The question is empty.", f"Ask something, in 1 to {limit} characters.", limit)
     if len(stripped) > limit:
-        raise InvalidQuestion(f"The question has {len(stripped)} characters; the limit is {limit}.", f"Ask in at most {limit} characters.")
+        raise InvalidQuestion(
+            f"The question has {len(stripped)} characters; the limit is {limit}.", f"Ask in at most {limit} characters.", limit
+        )
     if any(ord(c) < 32 and c not in "\t\n\r" for c in stripped) or any(0xD800 <= ord(c) <= 0xDFFF for c in stripped):
-        raise InvalidQuestion("The question is not text: it has control characters.", f"Ask in 1 to {limit} characters of plain text.")
+        raise InvalidQuestion(
+            "The question is not text: it has control characters.", f"Ask in 1 to {limit} characters of plain text.", limit
+        )
     return stripped
 
 
@@ -190,6 +204,18 @@ def _cite(finished: Sequence[str], citer: Citer, metrics: Metrics) -> list[Citat
         if citation:
             found.append(citation)
     return found
+
+
+def _has_lost_the_thread(finished: Sequence[str], told: set[str]) -> bool:
+    """Whether a sentence was told before in this answer, or is the next passage of the prompt, number and all.
+
+    A small model that begins to loop or to recite has nothing more to say.
+    """
+    for sentence in finished:
+        if sentence in told or (told and _RECITED.match(sentence)):
+            return True
+        told.add(sentence)
+    return False
 
 
 def _count(metrics: Metrics, usage: Usage, waited: float) -> None:

@@ -20,6 +20,9 @@ from rag.sentences import content_stems, sentence_spans
 # share only their topic.
 MIN_SUPPORT = 0.5
 
+# "The answer is:" has one word that means something; it could be matched to anything that has it too.
+_LEAST_WORDS = 2
+
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 
 
@@ -49,7 +52,7 @@ class Citer:
         """The best supporting span, or None if none supports it well enough."""
         stems = frozenset(content_stems(sentence))
         total = sum(self._weight.get(stem, self._unknown) for stem in stems)
-        if not stems or not total:
+        if len(stems) < _LEAST_WORDS or not total:
             return None
         best, best_support, best_key = None, 0.0, (0.0, 0.0)
         numbers = set(_NUMBER.findall(sentence))
@@ -72,13 +75,22 @@ class Citer:
 
 
 def _spans(passage: Passage) -> Iterator[_Span]:
-    """Every sentence, and every two neighbouring ones: an answer often joins what its source says in two."""
-    sentences = sentence_spans(passage.text)
-    pairs = [(a[0], b[1]) for a, b in zip(sentences, sentences[1:], strict=False)]
+    """Every sentence, and every two that follow each other in a paragraph: an answer often joins what its source says in two.
+
+    Headings are not quoted: they name a thing and say nothing of it.
+    """
+    text = passage.text
+    sentences = [(start, end) for start, end in sentence_spans(text) if text[start] != "#"]
+    pairs = [(a[0], b[1]) for a, b in zip(sentences, sentences[1:], strict=False) if _one_paragraph(text, a[1], b[0])]
     for start, end in sentences + pairs:
-        stems = frozenset(content_stems(passage.text[start:end]))
+        stems = frozenset(content_stems(text[start:end]))
         if stems:
             yield _Span(passage, start, end, stems)
+
+
+def _one_paragraph(text: str, end: int, start: int) -> bool:
+    """Whether two sentences are parted by a space or a line's end only, and the second begins no list item or table row."""
+    return text.count("\n", end, start) <= 1 and (text[start].isalpha() or text[start] in "\"'“‘(")
 
 
 class SentenceStream:

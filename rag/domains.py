@@ -47,7 +47,8 @@ class Domain:
         if relative == FILE or any(fnmatch.fnmatch(part, pattern) for part in parts for pattern in ALWAYS_IGNORED):
             return True
         return any(
-            fnmatch.fnmatch(relative, pattern) or any(fnmatch.fnmatch(part, pattern.rstrip("/")) for part in parts) for pattern in self.ignore
+            fnmatch.fnmatch(relative, pattern) or any(fnmatch.fnmatch(part, pattern.rstrip("/")) for part in parts)
+            for pattern in self.ignore
         )
 
 

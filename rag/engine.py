@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -113,7 +112,8 @@ class Engine:
     def __init__(self, settings: EngineSettings, data_dir: Path) -> None:
         self._settings = settings
         self._data_dir = data_dir
-        self.model = models.locate(settings.model, "generator").name if not _is_path(settings.model) else Path(settings.model).stem
+        # The name answers carry; whether there is such a model is found out by `load`, so that the rest can start without.
+        self.model = Path(settings.model).stem if settings.model.endswith(".gguf") else settings.model
         self.error: ReadingRoomError | None = None
         self._llama: _llama.Llama | None = None
         self._waiting: deque[Generation] = deque()
@@ -392,7 +392,3 @@ class Engine:
 def _common(read: Sequence[int], prompt: Sequence[int]) -> int:
     """Length of the common beginning."""
     return next((i for i, (a, b) in enumerate(zip(read, prompt, strict=False)) if a != b), min(len(read), len(prompt)))
-
-
-def _is_path(name: str) -> bool:
-    return name.endswith(".gguf") or os.sep in name

@@ -6,7 +6,7 @@
     ├── Refused (403)               OutsideCorpora, UnsafeBinding
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
-    └── Broken (500)                ModelUnusable, StoreBroken, MissingPackage
+    └── Broken (500)                ModelUnusable (503), StoreBroken, MissingPackage, CannotListen
 
 `status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
 its own code. Raised, never printed and swallowed.
@@ -16,16 +16,20 @@ from __future__ import annotations
 
 
 class ReadingRoomError(Exception):
-    """Base of all: `message` says what happened, `remedy` what to do, `code` is stable for programs."""
+    """Base of all: `message` says what happened, `remedy` what to do, `code` is stable for programs.
+
+    `limit` is the number that was passed, if the error is about one.
+    """
 
     code = "internal"
     status = 500
     title = "Something went wrong"
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str, limit: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        self.limit = limit
 
 
 class InvalidInput(ReadingRoomError):
@@ -146,3 +150,9 @@ class MissingPackage(Broken):
     """A Python package that this needs is not installed; the remedy is the command that installs it."""
 
     code, title = "missing_package", "A package is missing"
+
+
+class CannotListen(Broken):
+    """The address to listen on is taken, or is not one of this machine."""
+
+    code, title = "cannot_listen", "Cannot listen"

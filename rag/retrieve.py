@@ -15,7 +15,9 @@ from rag.store import EdgeStore
 _SAME = 0.9
 
 
-def retrieve(question: str, *, embedder: Embedder, store: EdgeStore, settings: Retrieve, domain: str | None = None, limit: int) -> list[Passage]:
+def retrieve(
+    question: str, *, embedder: Embedder, store: EdgeStore, settings: Retrieve, domain: str | None = None, limit: int
+) -> list[Passage]:
     """At most `limit` passages, best first, no two of them near-equal. Blocks for milliseconds: call it in a thread."""
     vector = embedder.embed_query(question)
     found = store.search(

@@ -10,7 +10,7 @@ import re
 # A sentence ends at . ! ? (with closing quotes or brackets) before white space and something that can begin one, or at
 # a line that is followed by an empty one or by a list item, a heading or a table row.
 _END = re.compile(
-    r"""(?<=[.!?…])["'”’)\]]*\s+(?=["'“‘(\[]?[A-Z0-9À-ÞА-Я])   # . Next
+    r"""(?<=[.!?…])(?P<closing>["'”’)\]]*)\s+(?=["'“‘(\[]?[A-Z0-9À-ÞА-Я])   # . Next
       | (?<=[。！？])\s*                                          # CJK full stops need no space
       | \s*\n\s*\n\s*                                             # an empty line
       | \s*\n(?=\s*(?:[-*+•|>#]|\d+[.)]\s))                       # a list item, a table row, a heading
@@ -41,7 +41,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     for match in _END.finditer(text):
         if "\n" not in match[0] and _ABBREVIATION.search(text, max(start, match.start() - 12), match.start()):
             continue
-        spans.append((start, match.start()))
+        spans.append((start, match.start() + len(match["closing"] or "")))
         start = match.end()
     spans.append((start, len(text)))
     stripped = []

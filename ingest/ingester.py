@@ -1,0 +1,228 @@
+"""The one thread that changes the index: it takes changes from the watcher, and commands, and calls the pipeline.
+
+Commands (`sync`, `remove`) go before file events and run between the batches of a sync that is under way. Nothing a file
+does ends the thread; an error of the store or the parser process is kept in `last_error` and tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingest.pipeline import Interrupted, Pipeline, Receipt, Report
+from ingest.watch import Watcher
+from rag.errors import NotReady
+from rag.settings import Ingest
+
+log = logging.getLogger(__name__)
+
+_FEW = 8
+"""Changed files that are taken in between the batches of a long sync; more wait for its end."""
+_LONGEST_PAUSE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Command:
+    run: Callable[[], Any]
+    future: Future[Any]
+    whole: bool
+    """A look at the whole folder, which cannot run inside another one."""
+
+
+class Ingester:
+    """Runs `pipeline` from `start` to `stop`, on its own thread. It must be the only caller of that pipeline.
+
+    `quiet` is called on the thread when a sync is done and nothing else waits: the moment for housekeeping.
+    """
+
+    def __init__(self, pipeline: Pipeline, watcher: Watcher, settings: Ingest, quiet: Callable[[], object] = lambda: None) -> None:
+        self.pipeline = pipeline
+        self.watcher = watcher
+        self._settings = settings
+        self._quiet = quiet
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._deferred: list[_Command] = []
+        self._later: set[Path] = set()
+        self._stopping = threading.Event()
+        self._nested = False
+        self._busy = True
+        self._rescan = True
+        self._thread = threading.Thread(target=self._run, name="ingester", daemon=True)
+        self.last_error: Exception | None = None
+        """Why the last sync stopped, until one goes through."""
+        pipeline.between = self._between
+
+    def start(self) -> None:
+        """Start to watch, then look at the whole folder."""
+        self.watcher.start()
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End within about a second: the slice being embedded is finished, the parser killed. What is undone is redone next time."""
+        self._stopping.set()
+        self.pipeline.interrupt()
+        self.watcher.stop()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self.pipeline.close()
+        self._refuse_commands()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs and the watcher sees changes."""
+        return self._thread.is_alive() and self.watcher.alive
+
+    @property
+    def queue(self) -> int:
+        """Files and commands that wait."""
+        return self.pipeline.waiting + self.watcher.pending + self._commands.qsize() + len(self._deferred) + len(self._later)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing under way and nothing pending. An event takes a moment to arrive after its file was written."""
+        return not (self._busy or self._rescan or self.queue)
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until `idle`; False if that took longer than `timeout` seconds or the thread died."""
+        deadline = time.monotonic() + timeout
+        while not self.idle:
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                return False
+            self._stopping.wait(0.02)
+        return True
+
+    def sync(self, changes: Collection[Path] | None = None) -> Future[Report]:
+        """Ask for a sync of those paths, or of the whole folder."""
+        return self._submit(lambda: self.pipeline.sync(changes), whole=changes is None)
+
+    def remove(self, id: str) -> Future[Receipt]:
+        """Ask for a document to be deleted; the future raises what `Pipeline.remove` raises."""
+        return self._submit(lambda: self.pipeline.remove(id), whole=False)
+
+    def _submit(self, run: Callable[[], Any], *, whole: bool) -> Future[Any]:
+        command = _Command(run, Future(), whole)
+        self._commands.put(command)
+        self.watcher.wake()
+        if self._stopping.is_set():
+            self._refuse_commands()
+        return command.future
+
+    def _run(self) -> None:
+        reconcile_at = 0.0
+        failures = 0
+        worked = False
+        while not self._stopping.is_set():
+            try:
+                worked |= self._serve()
+                if time.monotonic() >= reconcile_at:
+                    self._rescan = True
+                changes: Collection[Path] | None = None
+                if self._rescan:
+                    self._rescan = False
+                else:
+                    changes = self._later or self._take(reconcile_at - time.monotonic())
+                    self._later = set()
+                if changes is None:
+                    reconcile_at = time.monotonic() + self._settings.reconcile_s
+                    self._busy = True
+                if changes is None or changes:
+                    report = self.pipeline.sync(changes)
+                    self.watcher.add(report.changing)
+                    worked |= bool(report.indexed or report.failed or report.removed)
+                failures, self.last_error = 0, None
+                if worked and not self._commands.qsize() and not self.watcher.pending:
+                    worked = False
+                    self._quiet()
+            except Interrupted:
+                if not self._stopping.is_set():
+                    log.error("the parser was stopped from outside; no more files are read")
+                    return
+            except Exception as error:
+                self.last_error = error
+                failures += 1
+                pause = min(_LONGEST_PAUSE_S, 2.0**failures)
+                log.exception("the index could not be brought up to date; it is tried again in %g s", pause)
+                self._rescan = True  # whatever was taken is found again
+                self._serve_until(time.monotonic() + pause)
+
+    def _take(self, longest: float) -> set[Path] | None:
+        # `_busy` while it has something in hand: the watcher counts what it handed out until it is asked again.
+        self._busy = False
+        changes = self.watcher.take(min(5.0, max(0.0, longest)))
+        self._busy = bool(changes) or changes is None
+        return changes
+
+    def _serve(self) -> bool:
+        """Run all waiting commands; whether there were any."""
+        ran = False
+        while True:
+            if self._deferred and not self._nested:
+                command = self._deferred.pop(0)
+            else:
+                try:
+                    command = self._commands.get_nowait()
+                except queue.Empty:
+                    return ran
+            if command.whole and self._nested:
+                self._deferred.append(command)
+                continue
+            if not command.future.set_running_or_notify_cancel():
+                continue
+            ran, was_busy, self._busy = True, self._busy, True
+            try:
+                command.future.set_result(command.run())
+            except BaseException as error:  # it belongs to whoever asked
+                if isinstance(error, Interrupted):
+                    command.future.set_exception(_stopped())
+                    raise
+                command.future.set_exception(error)
+            finally:
+                self._busy = was_busy
+
+    def _between(self) -> bool:
+        """The pipeline calls this in the middle of a sync."""
+        if self._stopping.is_set():
+            raise Interrupted
+        if self._nested:
+            return False
+        self._nested = True
+        try:
+            ran = self._serve()
+            changes = self.watcher.take(0.0)
+            if changes is None:
+                self._rescan = True
+            elif len(changes) + len(self._later) > _FEW:
+                self._later |= changes
+            elif changes:
+                self._later |= set(self.pipeline.sync(changes).changing)
+                ran = True
+            return ran
+        finally:
+            self._nested = False
+
+    def _serve_until(self, until: float) -> None:
+        """Pause after an error; commands are still answered."""
+        while time.monotonic() < until and not self._stopping.wait(0.1):
+            with contextlib.suppress(Interrupted):
+                self._serve()
+
+    def _refuse_commands(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._deferred.append(self._commands.get_nowait())
+        while self._deferred:
+            future = self._deferred.pop().future
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_stopped())
+
+
+def _stopped() -> NotReady:
+    return NotReady("The service is stopping.", "Ask again when it is up.")

@@ -1,0 +1,425 @@
+"""What is indexed, from which bytes, by which pipeline; what failed and why. SQLite, one writer, any reader.
+
+The ledger and the store (`rag/store.py`) together are the index; `ingest/pipeline.py` keeps both equal to the folder
+and is the only caller of the methods that write. The server reads: `document`, `documents`, `text`, `counts`.
+A row is `clean` when the store holds exactly its chunks; a crash in between leaves it unclean, and it is redone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag.errors import InvalidInput
+from rag.records import Chunk, Document, Failure, Status
+
+log = logging.getLogger(__name__)
+
+# Each brings the schema from version i to i + 1; never edit one that was released, append.
+MIGRATIONS = (
+    """
+    CREATE TABLE documents (
+        id TEXT PRIMARY KEY,
+        domain TEXT NOT NULL,
+        path TEXT NOT NULL UNIQUE,
+        title TEXT NOT NULL,
+        own_title TEXT,
+        media_type TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        chunks INTEGER NOT NULL DEFAULT 0,
+        error_code TEXT, error_message TEXT, error_remedy TEXT,
+        modified_at REAL NOT NULL,
+        indexed_at REAL,
+        sha256 TEXT,
+        mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
+        fingerprint TEXT,
+        clean INTEGER NOT NULL DEFAULT 0,
+        deleting INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX documents_domain ON documents (domain, status);
+    CREATE INDEX documents_sha256 ON documents (sha256) WHERE sha256 IS NOT NULL;
+    CREATE TABLE texts (
+        document_id TEXT PRIMARY KEY REFERENCES documents ON DELETE CASCADE,
+        text TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE chunks (
+        document_id TEXT NOT NULL REFERENCES documents ON DELETE CASCADE,
+        ordinal INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        heading TEXT NOT NULL,
+        page INTEGER,
+        start INTEGER NOT NULL,
+        "end" INTEGER NOT NULL,
+        embed_hash TEXT NOT NULL,
+        PRIMARY KEY (document_id, ordinal)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX chunks_embed_hash ON chunks (embed_hash);
+    """,
+)
+
+_FIELDS = "id, domain, path, title, media_type, bytes, status, chunks, error_code, error_message, error_remedy, modified_at, indexed_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What `stat` says of a file; a file with an equal stamp is not read again."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Stamp:
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the pipeline needs to know of a document that the ledger has."""
+
+    id: str
+    domain: str
+    path: str
+    title: str
+    own_title: str | None
+    media_type: str
+    status: Status
+    chunks: int
+    error_code: str | None
+    error_message: str | None
+    sha256: str | None
+    stamp: Stamp
+    fingerprint: str | None
+    clean: bool
+    deleting: bool
+
+
+_ROW = (
+    "id, domain, path, title, own_title, media_type, status, chunks, error_code, error_message, sha256, "
+    "bytes, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A chunk as the ledger remembers it: all of `Chunk` but the text."""
+
+    id: str
+    ordinal: int
+    heading: tuple[str, ...]
+    page: int | None
+    start: int
+    end: int
+    embed_hash: str
+
+
+class Ledger:
+    """Open the ledger at `path`, making or migrating it. A damaged file is set aside and begun anew.
+
+    All methods may be called from any thread: readers take a connection from a pool, writers take turns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write_lock = threading.RLock()
+        self._connections: list[sqlite3.Connection] = []
+        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._writer = self._open_or_rebuild()
+
+    def _open_or_rebuild(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+                raise
+            aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+            for suffix in ("", "-wal", "-shm"):
+                part = self.path.with_name(self.path.name + suffix)
+                if part.exists():
+                    part.rename(aside.with_name(aside.name + suffix))
+            log.error("the ledger is damaged (%s): set aside as %s; the index is rebuilt from the folder", error, aside.name)
+            return self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        crashed = self.path.with_name(self.path.name + "-wal").exists()
+        writer = self._connect()
+        try:
+            if crashed:
+                found = writer.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if found != "ok":
+                    raise sqlite3.DatabaseError(found)
+            version = writer.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise sqlite3.DatabaseError(f"schema version {version} is of a newer program")
+            for number, script in enumerate(MIGRATIONS[version:], version + 1):
+                writer.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
+            for table in ("documents", "texts", "chunks"):
+                writer.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # gone means gone: freed pages are overwritten
+        connection.execute("PRAGMA busy_timeout=30000")
+        self._connections.append(connection)
+        return connection
+
+    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = self._connect()
+        try:
+            # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
+            return connection.execute(sql, values).fetchall()
+        finally:
+            self._idle.put(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; rolled back if the block raises. May be nested: the outermost commits."""
+        with self._write_lock:
+            if self._writer.in_transaction:
+                yield self._writer
+                return
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close all connections; the write-ahead log is merged by the last."""
+        with self._write_lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    # What the server reads
+
+    def document(self, id: str) -> Document | None:
+        """The document of that id, or None."""
+        rows = self._read(f"SELECT {_FIELDS} FROM documents WHERE id = ? AND NOT deleting", (id,))
+        return _document(rows[0]) if rows else None
+
+    def documents(
+        self, domain: str | None = None, status: str | None = None, q: str | None = None, cursor: str | None = None, limit: int = 100
+    ) -> tuple[list[Document], str | None]:
+        """A page of documents ordered by path, and the cursor of the next page or None.
+
+        `q` is looked for in path and title, letter case aside. Raises `InvalidInput` for a cursor that is not ours.
+        """
+        where, values = ["NOT deleting"], list[Any]()
+        if domain is not None:
+            where.append("domain = ?")
+            values.append(domain)
+        if status is not None:
+            where.append("status = ?")
+            values.append(status)
+        if q:
+            pattern = "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            where.append("(path LIKE ? ESCAPE '\\' OR title LIKE ? ESCAPE '\\')")
+            values += [pattern, pattern]
+        if cursor is not None:
+            where.append("path > ?")
+            values.append(_decode_cursor(cursor))
+        limit = max(1, min(limit, 1000))
+        rows = self._read(f"SELECT {_FIELDS} FROM documents WHERE {' AND '.join(where)} ORDER BY path LIMIT ?", (*values, limit + 1))
+        page = [_document(row) for row in rows[:limit]]
+        return page, _encode_cursor(page[-1].path) if len(rows) > limit else None
+
+    def text(self, id: str) -> str | None:
+        """The text that offsets refer to; None for a document that is unknown or has none yet."""
+        rows = self._read("SELECT text FROM texts JOIN documents ON id = document_id WHERE id = ? AND NOT deleting", (id,))
+        return rows[0][0] if rows else None
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Documents by domain and status."""
+        found: dict[str, dict[str, int]] = {}
+        for domain, status, count in self._read("SELECT domain, status, count(*) FROM documents WHERE NOT deleting GROUP BY 1, 2"):
+            found.setdefault(domain, {})[status] = count
+        return found
+
+    def chunk_count(self, domain: str | None = None) -> int:
+        """Chunks of all indexed documents, of one domain if given."""
+        where, values = ("WHERE domain = ?", (domain,)) if domain is not None else ("", ())
+        return self._read(f"SELECT coalesce(sum(chunks), 0) FROM documents {where}", values)[0][0]
+
+    def chunks(self, document_id: str) -> list[Known]:
+        """The chunks of a document in order, without their text."""
+        rows = self._read(
+            'SELECT id, ordinal, heading, page, start, "end", embed_hash FROM chunks WHERE document_id = ? ORDER BY ordinal', (document_id,)
+        )
+        return [Known(id, ordinal, tuple(json.loads(heading)), *rest) for id, ordinal, heading, *rest in rows]
+
+    # What the pipeline reads
+
+    def rows(self, under: str | None = None) -> dict[str, Row]:
+        """All documents by path, or those of one path and all below it."""
+        if under is None:
+            found = self._read(f"SELECT {_ROW} FROM documents")
+        else:
+            # `0` follows `/` in ASCII: this is the range of paths that begin with `under/`.
+            found = self._read(f"SELECT {_ROW} FROM documents WHERE path = ? OR (path > ? AND path < ?)", (under, under + "/", under + "0"))
+        return {row[2]: _row(row) for row in found}
+
+    def row(self, id: str) -> Row | None:
+        """The row of a document, also while it is being deleted."""
+        found = self._read(f"SELECT {_ROW} FROM documents WHERE id = ?", (id,))
+        return _row(found[0]) if found else None
+
+    def twin(self, sha256: str, media_type: str, fingerprint: str) -> Row | None:
+        """An indexed document made from the same bytes in the same way."""
+        found = self._read(
+            f"SELECT {_ROW} FROM documents "
+            "WHERE sha256 = ? AND media_type = ? AND fingerprint = ? AND clean AND status != 'failed' LIMIT 1",
+            (sha256, media_type, fingerprint),
+        )
+        return _row(found[0]) if found else None
+
+    def chunks_by_hash(self, embed_hashes: Collection[str], fingerprint: str) -> dict[str, str]:
+        """embed_hash -> the id of a chunk whose stored vector has it, of documents of that fingerprint."""
+        found: dict[str, str] = {}
+        wanted = list(embed_hashes)
+        for i in range(0, len(wanted), 500):
+            part = wanted[i : i + 500]
+            rows = self._read(
+                "SELECT embed_hash, chunks.id FROM chunks JOIN documents ON documents.id = document_id "
+                f"WHERE embed_hash IN ({','.join('?' * len(part))}) AND clean AND fingerprint = ?",
+                (*part, fingerprint),
+            )
+            found.update(rows)
+        return found
+
+    # What the pipeline writes
+
+    def queue(self, documents: Iterable[tuple[Document, Stamp]]) -> None:
+        """Note that files wait. Of a document that is there already only the status changes: it stays findable."""
+        with self.write() as db:
+            db.executemany(
+                f"INSERT INTO documents ({_FIELDS}, mtime_ns, ctime_ns, inode) VALUES ({', '.join('?' * 16)}) "
+                "ON CONFLICT (id) DO UPDATE SET status = 'queued', deleting = 0, "
+                "error_code = NULL, error_message = NULL, error_remedy = NULL",
+                [(*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode) for document, stamp in documents],
+            )
+
+    def mark(self, ids: Iterable[str], status: Status, *, unclean: bool = False) -> None:
+        """Set the status; `unclean` before the store is written."""
+        with self.write() as db:
+            sql = "UPDATE documents SET status = ?, clean = 0 WHERE id = ?" if unclean else "UPDATE documents SET status = ? WHERE id = ?"
+            db.executemany(sql, [(status, id) for id in ids])
+
+    def commit(
+        self,
+        document: Document,
+        stamp: Stamp,
+        *,
+        sha256: str | None,
+        own_title: str | None,
+        fingerprint: str,
+        text: str | None,
+        chunks: Sequence[Chunk],
+    ) -> None:
+        """Write a finished document, indexed or failed, with its text and chunks, in place of what was there."""
+        with self.write() as db:
+            assigned = ", ".join(f"{name.strip()} = excluded.{name.strip()}" for name in f"{_FIELDS}, {_OWN}".split(",")[1:])
+            db.execute(
+                f"INSERT INTO documents ({_FIELDS}, {_OWN}) VALUES ({', '.join('?' * 21)}) ON CONFLICT (id) DO UPDATE SET {assigned}",
+                (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, own_title, sha256, fingerprint, 1, 0),
+            )
+            db.execute("DELETE FROM chunks WHERE document_id = ?", (document.id,))
+            if text is None:
+                db.execute("DELETE FROM texts WHERE document_id = ?", (document.id,))
+            else:
+                db.execute("INSERT INTO texts VALUES (?, ?) ON CONFLICT DO UPDATE SET text = excluded.text", (document.id, text))
+            db.executemany(
+                'INSERT INTO chunks (document_id, ordinal, id, heading, page, start, "end", embed_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+                [
+                    (c.document_id, c.ordinal, c.id, json.dumps(c.heading, ensure_ascii=False), c.page, c.start, c.end, c.embed_hash)
+                    for c in chunks
+                ],
+            )
+
+    def restamp(self, id: str, stamp: Stamp, status: Status) -> None:
+        """The file was touched, not changed."""
+        with self.write() as db:
+            db.execute(
+                "UPDATE documents SET mtime_ns = ?, ctime_ns = ?, inode = ?, modified_at = ?, status = ? WHERE id = ?",
+                (stamp.mtime_ns, stamp.ctime_ns, stamp.inode, stamp.mtime_ns / 1e9, status, id),
+            )
+
+    def mark_deleting(self, ids: Collection[str]) -> None:
+        """From here on the documents are shown to nobody; before the store is written."""
+        with self.write() as db:
+            db.executemany("UPDATE documents SET deleting = 1, clean = 0 WHERE id = ?", [(id,) for id in ids])
+
+    def delete(self, ids: Collection[str]) -> None:
+        """Forget documents with their texts and chunks."""
+        with self.write() as db:
+            db.executemany("DELETE FROM documents WHERE id = ?", [(id,) for id in ids])
+
+    def scrub(self) -> bool:
+        """Empty the write-ahead log, so that deleted text is in none of our files. False if a reader kept it from that."""
+        with self._write_lock:
+            for _ in range(20):
+                busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                if not busy:
+                    return True
+                time.sleep(0.05)
+        return False
+
+
+_OWN = "mtime_ns, ctime_ns, inode, own_title, sha256, fingerprint, clean, deleting"
+
+
+def _values(d: Document) -> tuple[Any, ...]:
+    error = (d.error.code, d.error.message, d.error.remedy) if d.error else (None, None, None)
+    return (d.id, d.domain, d.path, d.title, d.media_type, d.bytes, d.status, d.chunks, *error, d.modified_at, d.indexed_at)
+
+
+def _document(row: tuple[Any, ...]) -> Document:
+    *head, code, message, remedy, modified_at, indexed_at = row
+    error = Failure(code, message, remedy) if code else None
+    return Document(*head, error=error, modified_at=modified_at, indexed_at=indexed_at)
+
+
+def _row(row: tuple[Any, ...]) -> Row:
+    *head, size, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting = row
+    return Row(*head, Stamp(size, mtime_ns, ctime_ns, inode), fingerprint, bool(clean), bool(deleting))
+
+
+def _encode_cursor(path: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps(["path", path]).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> str:
+    try:
+        kind, path = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, TypeError, binascii.Error, UnicodeDecodeError):
+        kind, path = None, None
+    if kind != "path" or not isinstance(path, str):
+        raise InvalidInput("The cursor is not one that this service gave out.", "Begin again without a cursor.")
+    return path

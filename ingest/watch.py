@@ -1,0 +1,265 @@
+"""File events -> settled sets of changed paths. Events are hints: what is true is found out by `Pipeline.sync`.
+
+A path is handed out once its size and time have stood still for `settle_ms`; a file that is still being written waits,
+without holding up the others. Where the system has no events to give (inotify exhausted, network mounts) the folder
+is polled. Read next: `ingest/ingester.py`, which takes the sets.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rag.domains import FILE as DOMAIN_FILE
+from rag.domains import Domain, read_domains
+from rag.settings import Ingest
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 2.0
+"""Between two looks at a polled folder; a look costs a `stat` a file."""
+_CHECK_S = 1.0
+"""Between two checks that watchdog's threads live: an exception in one ends it without a word (watchdog #793)."""
+_FLOOD = 4096
+"""Pending paths from which on events may have been lost."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    signature: tuple[int, int, int] | None
+    since: float
+    """When the signature was first seen, or the last event came."""
+
+
+class Watcher:
+    """Watches `corpora` from `start` to `stop`. `take` is for one thread; the rest is for any."""
+
+    def __init__(self, corpora: Path, settings: Ingest) -> None:
+        self.corpora = Path(os.path.abspath(corpora))
+        self._settings = settings
+        self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._pending: dict[str, _Pending] = {}
+        self._observer: Any = None
+        self._lock = threading.Lock()
+        self._called = False
+        self._rescan = False
+        self._flood = False
+        self._handed = 0
+        self._checked = 0.0
+        self._identity: tuple[int, int] | None = None
+        self._domains: dict[str, Domain] = {}
+        self.mode: Literal["events", "polling"] = "polling" if settings.polling else "events"
+
+    def start(self) -> None:
+        """Begin to watch; makes the folder if there is none."""
+        self.corpora.mkdir(parents=True, exist_ok=True)
+        self._observe()
+
+    def stop(self) -> None:
+        """End the observer's threads; `take` returns at once from now on."""
+        observer, self._observer = self._observer, None
+        self.wake()
+        if observer is not None:
+            _end(observer)
+
+    @property
+    def alive(self) -> bool:
+        """Whether changes are seen: the observer's thread and those of its emitters run."""
+        observer = self._observer
+        return observer is not None and observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)
+
+    @property
+    def pending(self) -> int:
+        """Paths that changed and are not dealt with: those handed out count until the next `take`."""
+        with self._lock:
+            return len(self._pending) + self._events.qsize() + self._handed + self._rescan
+
+    def add(self, paths: Collection[Path]) -> None:
+        """Treat paths as if an event had come for them."""
+        for path in paths:
+            self._events.put(os.path.abspath(path))
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Let `take` return now."""
+        self._called = True
+        self._wake.set()
+
+    def take(self, timeout: float) -> set[Path] | None:
+        """Paths that changed and have settled; empty after `timeout` seconds or a `wake`; None: look at everything."""
+        deadline = time.monotonic() + timeout
+        self._handed = 0
+        # A quarter of the settling time is what a settled path may be late.
+        tick = max(0.01, self._settings.settle_ms / 4000)
+        look_at = 0.0
+        while True:
+            self._wake.clear()
+            with self._lock:
+                self._drain()
+                self._check()
+                now = time.monotonic()
+                settled: set[Path] = set()
+                if now >= look_at:
+                    settled = self._settled()
+                    look_at = now + tick
+                if self._rescan and not settled:
+                    self._rescan, self._handed = False, 1
+                    return None
+                self._handed = len(settled)
+            if settled or self._called or now >= deadline or self._observer is None:
+                self._called = False
+                return settled
+            self._wake.wait(min(deadline - now, max(0.001, look_at - now) if self._pending else _CHECK_S))
+
+    def _drain(self) -> None:
+        now = time.monotonic()
+        while True:
+            try:
+                path = self._events.get_nowait()
+            except queue.Empty:
+                break
+            if not self._ignored(path):
+                self._pending[path] = _Pending(_signature(path), now)
+        # inotify drops events when 16,384 wait, and watchdog does not say so: after a flood look for yourself.
+        self._flood = self._flood or len(self._pending) > _FLOOD
+        if self._flood and not self._pending:
+            self._flood, self._rescan = False, True
+
+    def _settled(self) -> set[Path]:
+        now = time.monotonic()
+        ready = set()
+        for path, pending in self._pending.items():
+            signature = _signature(path)
+            if signature != pending.signature:
+                pending.signature, pending.since = signature, now
+            elif now - pending.since >= self._settings.settle_ms / 1000:
+                ready.add(path)
+        for path in ready:
+            del self._pending[path]
+        if any(path.endswith(os.sep + DOMAIN_FILE) for path in ready):
+            self._domains = read_domains(self.corpora)
+        return {Path(path) for path in ready}
+
+    def _ignored(self, path: str) -> bool:
+        relative = os.path.relpath(path, self.corpora).replace(os.sep, "/")
+        name, _, below = relative.partition("/")
+        if relative == "." or relative.startswith("../"):
+            return relative != "."
+        if not below:
+            return Domain(name, ignore=()).ignores(name)
+        if below == DOMAIN_FILE:
+            return False  # no document, but its change matters
+        return self._domains.get(name, Domain(name)).ignores(below)
+
+    # watchdog
+
+    def _observe(self) -> None:
+        self._domains = read_domains(self.corpora)
+        self._identity = _identity(self.corpora)
+        self._checked = time.monotonic()
+        if self.mode == "events":
+            from watchdog.observers import Observer
+
+            try:
+                self._observer = self._scheduled(Observer())
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP):
+                    raise
+                log.warning(
+                    "file events cannot be had (%s): the folder is looked at every %g s instead; "
+                    "raise fs.inotify.max_user_watches to get them",
+                    error.strerror,
+                    _POLL_S,
+                )
+                self.mode = "polling"
+        from watchdog.observers.polling import PollingObserver
+
+        self._observer = self._scheduled(PollingObserver(timeout=_POLL_S))
+
+    def _scheduled(self, observer: Any) -> Any:
+        from watchdog import events
+
+        # Opening and closing for reading are left out: our own parser would keep us busy for ever (watchdog #1059).
+        wanted = [
+            events.FileCreatedEvent, events.FileModifiedEvent, events.FileMovedEvent, events.FileDeletedEvent, events.FileClosedEvent,
+            events.FileAttribEvent, events.DirCreatedEvent, events.DirMovedEvent, events.DirDeletedEvent, events.DirAttribEvent,
+        ]  # fmt: skip
+        try:
+            observer.schedule(_Handler(self._events, self._wake), str(self.corpora), recursive=True, event_filter=wanted)
+            observer.start()
+        except BaseException:
+            _end(observer)
+            raise
+        return observer
+
+    def _check(self) -> None:
+        """Start watching anew if watchdog died or the folder was replaced; then everything must be looked at."""
+        now = time.monotonic()
+        if self._observer is None or now - self._checked < _CHECK_S:
+            return
+        self._checked = now
+        identity = _identity(self.corpora)
+        if self.alive and identity == self._identity:
+            return
+        if identity is None:
+            return  # not there; it may come back
+        log.warning("the file watcher is started anew (%s)", "it had died" if identity == self._identity else "the folder was replaced")
+        _end(self._observer)
+        try:
+            self._observe()
+        except OSError:
+            log.exception("the file watcher cannot be started; it is tried again")
+            return
+        self._rescan = True
+
+
+class _Handler:
+    """What watchdog calls, on its own thread. Only enqueues: an exception here would end watching without a word."""
+
+    def __init__(self, events: queue.SimpleQueue[str], wake: threading.Event) -> None:
+        self._events = events
+        self._wake = wake
+
+    def dispatch(self, event: Any) -> None:
+        try:
+            for path in (event.src_path, event.dest_path):
+                if path:
+                    self._events.put(os.fsdecode(path))
+            self._wake.set()
+        except Exception:
+            log.exception("a file event was lost; the next reconcile finds what it was")
+
+
+def _signature(path: str) -> tuple[int, int, int] | None:
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return None
+    return info.st_size, info.st_mtime_ns, info.st_mode
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
+
+
+def _end(observer: Any) -> None:
+    try:
+        observer.stop()
+        if observer.is_alive():
+            observer.join(2.0)
+    except Exception:
+        log.exception("the file watcher did not stop cleanly")

@@ -1,0 +1,273 @@
+"""The composition root: makes the parts from the settings, starts them in order, and stops them.
+
+Nothing else holds parts together. HTTP is added around it in `server/http.py`, the commands in `server/cli.py`.
+Loading models takes seconds, so `start` returns at once and `/ready` says what is still missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, BinaryIO
+
+from rag.answer import Library
+from rag.domains import Domain, read_domains
+from rag.embed import Embedder
+from rag.engine import Engine
+from rag.errors import Broken, InvalidInput, NotReady, ReadingRoomError
+from rag.metrics import Metrics
+from rag.records import Document, document_id
+from rag.settings import Settings
+from rag.store import EdgeStore
+from server.lock import DataDirLock
+from server.stream import Broadcast
+
+if TYPE_CHECKING:
+    from ingest.ingester import Ingester
+    from ingest.ledger import Ledger
+    from ingest.pipeline import Pipeline, Receipt, Removed, Report
+
+log = logging.getLogger(__name__)
+
+_RECORD_SECONDS = 2.0
+"""How long an upload waits for its record; a batch of a bulk ingest takes about one second."""
+
+PARTS = ("model", "embedder", "store", "watcher")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The state of one part: `starting`, `ok` or `failed`, with what to do about it."""
+
+    state: str
+    detail: str = ""
+    remedy: str = ""
+
+
+class ReadingRoom:
+    """A running service without its HTTP. `start`, use, `stop`; raises `StoreLocked` if the data directory is in use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.broadcast = Broadcast()
+        self.engine = Engine(settings.engine, settings.data_dir)
+        self.ledger: Ledger | None = None
+        self.embedder: Embedder | None = None
+        self.store: EdgeStore | None = None
+        self.pipeline: Pipeline | None = None
+        self.ingester: Ingester | None = None
+        self.on_progress: list[Callable[[Document | Removed], None]] = []
+        self.lock = DataDirLock(settings.data_dir)
+        self._failed: dict[str, ReadingRoomError] = {}
+        # Searches and document reads; two, so that a slow one does not hold up the next.
+        self._executor = ThreadPoolExecutor(2, thread_name_prefix="search")
+        self._starting: list[threading.Thread] = []
+        self._stopping = threading.Event()
+
+    def start(self, *, watch: bool = True, index: bool = True, engine: bool = True) -> None:
+        """Take the data directory and begin loading, in threads. Without `watch` the folder is read when asked only;
+        without `index` there are the records of documents and nothing else."""
+        from ingest.ledger import Ledger
+
+        self.settings.corpora.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+        try:
+            self.ledger = Ledger(self.settings.data_dir / "ledger.db")
+        except BaseException:
+            self.lock.release()
+            raise
+        if index:
+            self._launch("index", lambda: self._load_index(watch))
+        if engine:
+            self._launch("model", self._load_engine)
+
+    def _launch(self, name: str, load: Callable[[], None]) -> None:
+        thread = threading.Thread(target=load, name=f"load-{name}", daemon=True)
+        self._starting.append(thread)
+        thread.start()
+
+    def _load_index(self, watch: bool) -> None:
+        part = "embedder"
+        try:
+            self.embedder = Embedder(self.settings.embed)
+            part = "store"
+            self.store = EdgeStore(self.settings.data_dir / "store", self.embedder.dimension, self.embedder.fingerprint)
+            part = "watcher"
+            if not self._stopping.is_set():
+                self._start_ingest(watch)
+        except Exception as error:
+            self._failed[part] = _presentable(error)
+
+    def _start_ingest(self, watch: bool) -> None:
+        from ingest.ingester import Ingester
+        from ingest.pipeline import Pipeline
+        from ingest.sandbox import Sandbox
+        from ingest.watch import Watcher
+
+        assert self.ledger is not None and self.store is not None and self.embedder is not None
+        limits = self.settings.ingest
+        self.pipeline = Pipeline(self.settings, self.ledger, self.store, self.embedder, Sandbox(limits), self._progress)
+        if watch:
+            self.ingester = Ingester(self.pipeline, Watcher(self.settings.corpora, limits), limits, quiet=self.store.optimize_if_due)
+            self.ingester.start()
+
+    def _load_engine(self) -> None:
+        try:
+            self.engine.load()
+        except Exception as error:
+            self.engine.error = self._failed["model"] = _presentable(error)
+
+    def _progress(self, change: Document | Removed) -> None:
+        """A document changed its status or is gone. On the ingester's threads."""
+        if isinstance(change, Document):
+            self.broadcast.publish("document", change)
+        else:
+            self.broadcast.publish("removed", change)
+            # What a deleted document said must not live on in the model's prefix cache.
+            self.engine.erase()
+        for listener in self.on_progress:
+            listener(change)
+
+    def stop(self) -> None:
+        """Stop in the order of dependence; returns when nothing runs any more."""
+        self._stopping.set()
+        for thread in self._starting:
+            thread.join()
+        if self.ingester is not None:
+            self.ingester.stop()
+        elif self.pipeline is not None:
+            self.pipeline.close()
+        self.engine.stop()
+        self._executor.shutdown(cancel_futures=True)
+        if self.store is not None:
+            self.store.close()
+        if self.ledger is not None:
+            self.ledger.close()
+            self.lock.release()
+
+    def wait(self) -> None:
+        """Block until everything that was started is loaded. Raises what failed."""
+        for thread in self._starting:
+            thread.join()
+        for error in self._failed.values():
+            raise error
+
+    def parts(self) -> dict[str, Part]:
+        """The state of each part."""
+        ok = {
+            "model": self.engine.ready,
+            "embedder": self.embedder is not None,
+            "store": self.store is not None,
+            "watcher": self.ingester is not None and self.ingester.alive,
+        }
+        return {name: self._part(name, ok[name]) for name in PARTS}
+
+    def _part(self, name: str, ok: bool) -> Part:
+        error = self._failed.get(name) or (self.engine.error if name == "model" else None)
+        if error is not None:
+            return Part("failed", error.message, error.remedy)
+        if ok:
+            return Part("ok", "polling" if name == "watcher" and self.ingester and self.ingester.watcher.mode == "polling" else "")
+        before = next((p for p in ("embedder", "store") if p in self._failed), None)
+        if name != "model" and before:
+            return Part("failed", f"Not started, since the {before} failed.", self._failed[before].remedy)
+        if name == "watcher" and self.ingester is not None and not any(t.is_alive() for t in self._starting):
+            return Part("failed", str(self.ingester.last_error or "The watcher has stopped."), "Restart; see the log.")
+        return Part("starting")
+
+    @property
+    def library(self) -> Library:
+        """What questions are answered with. Raises `NotReady`, or why it never will be."""
+        if self.embedder is None or self.store is None or self.ledger is None:
+            for part in ("embedder", "store"):
+                if part in self._failed:
+                    raise self._failed[part]
+            raise NotReady("The embedding model is still loading.", "Try again in a few seconds; `/ready` says when.")
+        return Library(self.settings, self.embedder, self.store, self.engine, self.ledger.text, self.metrics, self._executor)
+
+    @property
+    def documents(self) -> Ledger:
+        """The records of documents."""
+        if self.ledger is None:
+            raise NotReady("The service is not started.", "Start it.")
+        return self.ledger
+
+    @property
+    def _ingest(self) -> Ingester:
+        if self.ingester is None:
+            for part in ("embedder", "store", "watcher"):
+                if part in self._failed:
+                    raise self._failed[part]
+            raise NotReady("The index is still opening.", "Try again in a few seconds; `/ready` says when.")
+        return self.ingester
+
+    def remove(self, id: str) -> Future[Receipt]:
+        """Delete a document's file and everything made of it. Raises `NotReady`; the future, `UnknownDocument`."""
+        return self._ingest.remove(id)
+
+    def sync(self) -> Report:
+        """Bring the index up to date with the folder, on this thread. Only for a room without a watcher."""
+        assert self.pipeline is not None and self.ingester is None
+        return self.pipeline.sync(None)
+
+    def upload(self, domain: str, filename: str, file: BinaryIO, *, create: bool) -> Document:
+        """Write a file into the watched folder, as if somebody had copied it there; returns its record.
+
+        Blocks for milliseconds, up to `_RECORD_SECONDS` when a bulk ingest is under way. With `create`, a new domain is
+        made. Raises `UnknownDomain`, `OutsideCorpora`, `InvalidInput`, `NotReady`.
+        """
+        from ingest.upload import place, safe_name
+
+        ingester = self._ingest
+        corpora = self.settings.corpora
+        if create:
+            name = safe_name(domain)
+            if Domain(name).ignores(name):
+                raise InvalidInput(f"A domain cannot be called {name!r}.", "Choose a name that does not begin with a dot.")
+            (corpora / name).mkdir(exist_ok=True)
+        limit = self.settings.server.max_upload_mb << 20
+        path = place(corpora, domain, filename, iter(partial(file.read, 1 << 20), b""), max_bytes=limit)
+        id = document_id(domain, path.name)
+        before = self.documents.document(id)
+        ingester.sync([path])
+        deadline = time.monotonic() + _RECORD_SECONDS
+        while time.monotonic() < deadline:
+            record = self.documents.document(id)
+            if record is not None and record != before:
+                return record
+            time.sleep(0.005)
+        stat = path.stat()
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return Document(id, domain, f"{domain}/{path.name}", path.stem, kind, stat.st_size, "queued", 0, None, stat.st_mtime, None)
+
+    def domains(self) -> list[dict[str, object]]:
+        """Each domain with what is known of it, as `/rag/domains` gives it."""
+        counts = self.documents.counts()
+        return [
+            {
+                "name": domain.name,
+                "title": domain.title,
+                "description": domain.description,
+                "languages": list(domain.languages),
+                "adapter": domain.adapter,
+                "documents": counts.get(domain.name, {}),
+                "chunks": self.documents.chunk_count(domain.name),
+                "status": "failed" if domain.error else "ok",
+                "error": domain.error,
+            }
+            for domain in read_domains(self.settings.corpora).values()
+        ]
+
+
+def _presentable(error: Exception) -> ReadingRoomError:
+    if isinstance(error, ReadingRoomError):
+        return error
+    log.error("a part could not be started", exc_info=error)
+    return Broken(f"{type(error).__name__}: {error}", "See the log; `readingroom doctor` looks for the usual causes.")

@@ -1,0 +1,286 @@
+"""The commands: `readingroom serve | ingest | ask | search | documents | domains | doctor`.
+
+Parses arguments and prints; the work is in `server/app.py` (here, in this process) or behind HTTP, when a server holds
+the data directory already (`server/client.py`). Exit 0: done; 1: it failed, message and remedy on stderr; 2: usage.
+Heavy imports are inside the commands, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag.errors import ReadingRoomError
+from rag.settings import Settings, load
+
+if TYPE_CHECKING:
+    from server.client import Room
+
+EPILOG = "State lives in --data-dir and can be rebuilt from --corpora at any time. Guide: corpora/guide/, or ask it."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: readingroom.toml, if there)")
+    common.add_argument("--data-dir", type=Path, metavar="DIR", help="where the index and the models are kept (default: .readingroom)")
+    common.add_argument("--corpora", type=Path, metavar="DIR", help="the watched folder; each sub-folder is a domain (default: corpora)")
+    common.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON for programs")
+
+    parser = argparse.ArgumentParser(
+        prog="readingroom", description="Answers questions from the documents in a folder, on this machine, with sources.", epilog=EPILOG
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+
+    serve = command("serve", "Watch the folder and answer over HTTP.")
+    serve.add_argument("--host", help="address to listen on (default: 127.0.0.1; others need a key)")
+    serve.add_argument("--port", type=int, help="port (default: 8000; 0 takes a free one)")
+
+    command("ingest", "Bring the index up to date with the folder, then end.", as_json)
+
+    ask = command("ask", "Ask a question; the answer streams.", as_json)
+    ask.add_argument("question", help="the question; - reads it from standard input")
+    ask.add_argument("--domain", help="ask one domain only")
+    ask.add_argument("--limit", type=int, help="passages to answer from")
+    ask.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
+
+    search = command("search", "Find passages, without an answer.", as_json)
+    search.add_argument("question", help="what to search for")
+    search.add_argument("--domain", help="search one domain only")
+    search.add_argument("--limit", type=int, default=5, help="passages (default: 5)")
+
+    documents = command("documents", "List the documents and how they stand.", as_json)
+    documents.add_argument("--domain", help="of one domain only")
+    documents.add_argument("--status", choices=("queued", "parsing", "embedding", "indexed", "failed"), help="of one status only")
+    documents.add_argument("--query", "-q", help="whose path or title contains this")
+
+    command("domains", "List the domains.", as_json)
+    command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
+
+    bench = command("bench", "Measure speed on this machine; prints a table and one JSON line.")
+    bench.add_argument("--quick", action="store_true", help="smaller samples: a minute or two instead of twenty")
+    bench.add_argument("--only", action="append", metavar="PART", help="measure only this part (repeatable)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if args.verbose or args.command == "serve" else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("httpx", "httpcore", "sentence_transformers", "watchdog", "filelock"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        settings = load(args.config, flags=_flags(args))
+        return _COMMANDS[args.command](args, settings)
+    except ReadingRoomError as error:
+        if getattr(args, "json", False):
+            print(json.dumps({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}}))
+        print(f"readingroom: {error.message}\n{error.remedy}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `readingroom documents | head`: the reader has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "data_dir": args.data_dir,
+        "corpora": args.corpora,
+        "server.host": getattr(args, "host", None),
+        "server.port": getattr(args, "port", None),
+    }
+
+
+def _serve(args: argparse.Namespace, settings: Settings) -> int:
+    from server.serve import serve
+
+    return serve(settings)
+
+
+@contextmanager
+def _room(settings: Settings, *, index: bool = True, engine: bool = False) -> Iterator[Room]:
+    """The running server if one holds the data directory, else the parts in this process, brought up to date."""
+    from server.client import open_room
+
+    with open_room(settings, index=index, engine=engine) as room:
+        yield room
+
+
+def _ingest(args: argparse.Namespace, settings: Settings) -> int:
+    with _room(settings) as room:
+        started = time.perf_counter()
+        bar = _Progress(enabled=sys.stderr.isatty() and not args.json)
+        report = room.sync(bar.show)
+        bar.end()
+        counts = room.counts()
+    total = {status: sum(domain.get(status, 0) for domain in counts.values()) for status in ("indexed", "failed")}
+    seconds = time.perf_counter() - started
+    if args.json:
+        print(json.dumps({"documents": counts, "seconds": round(seconds, 2), **report}))
+    else:
+        print(f"{total['indexed']} documents indexed, {total['failed']} failed, in {seconds:.1f} s.")
+        if total["failed"]:
+            print("See why: readingroom documents --status failed")
+    return 0
+
+
+class _Progress:
+    """One line on stderr that is written over; nothing where nobody watches."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._last = 0.0
+
+    def show(self, done: int, of: int, what: str) -> None:
+        now = time.perf_counter()
+        if self._enabled and (now - self._last > 0.1 or done == of):
+            self._last = now
+            width = 30
+            filled = width * done // max(1, of)
+            print(f"\r\033[K[{'#' * filled}{'.' * (width - filled)}] {done}/{of} {what[:60]}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._enabled:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _ask(args: argparse.Namespace, settings: Settings) -> int:
+    question = sys.stdin.read() if args.question == "-" else args.question
+    body = {"question": question, "domain": args.domain, "limit": args.limit, "max_tokens": args.max_tokens}
+    with _room(settings, engine=True) as room:
+        done = asyncio.run(_print_answer(room.ask(body), quiet=args.json))
+    if args.json:
+        print(json.dumps(done))
+    return 0
+
+
+async def _print_answer(events: AsyncIterator[tuple[str, dict[str, Any]]], *, quiet: bool) -> dict[str, Any]:
+    done: dict[str, Any] = {}
+    nearest: list[dict[str, Any]] = []
+    async for name, data in events:
+        if name == "token" and not quiet:
+            print(data["text"], end="", flush=True)
+        elif name == "passages":
+            nearest = data["passages"]
+        elif name == "done":
+            done = data
+    if not quiet:
+        print()
+        if done["refused"] and nearest:
+            print("\nNearest:")
+            for passage in nearest:
+                print(f"  {_place(passage)}")
+        for n, citation in enumerate(done["citations"], 1):
+            print(f"\n[{n}] {_place(citation)}\n    {' '.join(citation['quote'].split())}")
+    return done
+
+
+def _place(item: dict[str, Any]) -> str:
+    page = f", page {item['page']}" if item.get("page") else ""
+    return f"{item['path']}{page} ({item['start']}-{item['end']})"
+
+
+def _search(args: argparse.Namespace, settings: Settings) -> int:
+    with _room(settings) as room:
+        found = room.search({"question": args.question, "domain": args.domain, "limit": args.limit})
+    if args.json:
+        print(json.dumps({"passages": found}))
+        return 0
+    for n, passage in enumerate(found, 1):
+        heading = " > ".join(passage["heading"])
+        print(f"{n}. {_place(passage)}{'  ' + heading if heading else ''}\n   {' '.join(passage['text'].split())[:300]}\n")
+    if not found:
+        print("Nothing found.")
+    return 0
+
+
+def _documents(args: argparse.Namespace, settings: Settings) -> int:
+    with _room(settings, index=False) as room:
+        items = room.documents(domain=args.domain, status=args.status, q=args.query)
+    if args.json:
+        print(json.dumps({"items": items}))
+        return 0
+    for item in items:
+        print(f"{item['status']:<9} {item['chunks']:>6}  {item['path']}")
+        if item["error"]:
+            print(f"{'':17} {item['error']['message']}\n{'':17} {item['error']['remedy']}")
+    if not items:
+        print(f"No documents. Put files into {settings.corpora}/<domain>/ and run `readingroom ingest`, or `readingroom serve`.")
+    return 0
+
+
+def _domains(args: argparse.Namespace, settings: Settings) -> int:
+    with _room(settings, index=False) as room:
+        items = room.domains()
+    if args.json:
+        print(json.dumps({"items": items}))
+        return 0
+    for item in items:
+        counts = ", ".join(f"{n} {status}" for status, n in item["documents"].items()) or "empty"
+        print(f"{item['name']:<20} {counts}; {item['chunks']} chunks  {item['title'] if item['title'] != item['name'] else ''}".rstrip())
+        if item["error"]:
+            print(f"{'':20} {item['error']}")
+    if not items:
+        print(f"No domains. Make a folder in {settings.corpora}/ and put files into it.")
+    return 0
+
+
+def _doctor(args: argparse.Namespace, settings: Settings) -> int:
+    from server.doctor import examine
+
+    checks = examine(settings)
+    if args.json:
+        print(json.dumps({"checks": [check.__dict__ for check in checks]}))
+    else:
+        for check in checks:
+            print(f"{check.state:<8} {check.name:<22} {check.detail}")
+            if check.remedy:
+                print(f"{'':31} {check.remedy}")
+    return 1 if any(check.state == "broken" for check in checks) else 0
+
+
+def _bench(args: argparse.Namespace, settings: Settings) -> int:
+    try:
+        from bench.run import run
+    except ImportError:
+        print("readingroom: the benchmarks are not installed with the package.\nRun them in a checkout: make bench", file=sys.stderr)
+        return 1
+    return run(quick=args.quick, only=args.only)
+
+
+_COMMANDS = {
+    "serve": _serve,
+    "ingest": _ingest,
+    "ask": _ask,
+    "search": _search,
+    "documents": _documents,
+    "domains": _domains,
+    "doctor": _doctor,
+    "bench": _bench,
+}
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main())

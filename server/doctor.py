@@ -1,0 +1,172 @@
+"""`readingroom doctor`: what is installed, missing or slow on this machine, and the remedy. Changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from rag import models
+from rag.domains import read_domains
+from rag.errors import ReadingRoomError
+from rag.settings import Settings
+from server.auth import check_binding
+from server.lock import address_of
+
+_PACKAGES = ("torch", "sentence-transformers", "llama-cpp-python", "qdrant-edge-py", "unstructured", "pypdfium2", "litestar", "watchdog")
+
+# The index needs about 6 KB a chunk; below this a first ingest of a few thousand files may not fit.
+_DISK_LOW = 2 << 30
+
+# Bytes: the service takes 1 to 1.5 GB with the default models, a parser child up to its own limit on top.
+_MEMORY_LOW = 3 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """`ok`; `slow` or `missing`: works, but not as well as it could; `broken`: must be mended first."""
+
+    name: str
+    state: Literal["ok", "slow", "missing", "broken"]
+    detail: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> list[Check]:
+    """All checks, in the order in which one would mend things. None of them raises."""
+    checks: list[Check] = []
+    parts: tuple[Callable[[Settings], Iterator[Check]], ...] = (_python, _packages, _machine, _models, _generator, _folders, _binding)
+    for part in parts:
+        try:
+            checks.extend(part(settings))
+        except ReadingRoomError as error:
+            checks.append(Check(part.__name__.strip("_"), "broken", error.message, error.remedy))
+    return checks
+
+
+def _python(_: Settings) -> Iterator[Check]:
+    fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    remedy = "" if fits else "Use Python 3.11, 3.12 or 3.13: make clean && make serve PYTHON=python3.12"
+    yield Check("Python", "ok" if fits else "broken", platform.python_version(), remedy)
+
+
+def _packages(_: Settings) -> Iterator[Check]:
+    for name in _PACKAGES:
+        try:
+            yield Check(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Check(name, "broken", "not installed", "Install everything again: make venv")
+    if importlib.util.find_spec("torchvision") is not None:
+        # transformers imports it if it is there, and a CUDA build beside a CPU torch dies at that ("torchvision::nms").
+        yield Check("torchvision", "slow", "installed, not needed, and known to break the embedder", "pip uninstall torchvision timm")
+
+
+def _machine(_: Settings) -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Check(
+        "CPU",
+        "ok" if cores > 1 else "slow",
+        f"{cores} cores, {platform.machine()}",
+        "" if cores > 1 else "Answers take twice as long on one core.",
+    )
+    if Path("/proc/cpuinfo").is_file() and platform.machine() in {"x86_64", "AMD64"}:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        fast = " avx2 " in flags.replace("\n", " \n ")
+        remedy = (
+            ""
+            if fast
+            else "Rebuild llama-cpp-python on this machine: CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary :all: --force-reinstall llama-cpp-python"
+        )
+        yield Check("AVX2", "ok" if fast else "slow", "yes" if fast else "no: generation is several times slower", remedy)
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        low = total < _MEMORY_LOW
+        yield Check(
+            "memory",
+            "slow" if low else "ok",
+            f"{total / 2**30:.1f} GiB",
+            "Lower ingest.parse_memory_mb and engine.sequences." if low else "",
+        )
+    except (ValueError, OSError):
+        return
+
+
+def _models(settings: Settings) -> Iterator[Check]:
+    for kind, name in (("generator", settings.engine.model), ("embedder", settings.embed.model)):
+        try:
+            model = models.locate(name, kind)  # type: ignore[arg-type]
+            models.verify(model)
+        except ReadingRoomError as error:
+            yield Check(f"{kind} model", "broken", error.message, error.remedy)
+            continue
+        licence = model.card.licence if model.card else "licence unknown: see where you got it"
+        yield Check(f"{kind} model", "ok", f"{model.name} ({licence}), {'sha256 right' if model.card else model.path}")
+
+
+def _generator(settings: Settings) -> Iterator[Check]:
+    """Load the model and read a prompt with it: the only way to know that this build runs on this CPU."""
+    from rag import _llama
+
+    model = models.locate(settings.engine.model, "generator")
+    llama = _llama.Llama(
+        model.path, context_tokens=512, sequences=1, threads=settings.engine.threads, gpu_layers=settings.engine.gpu_layers
+    )
+    try:
+        tokens = (llama.tokenize("the quick brown fox ") * 64)[:256]
+        llama.decode([_llama.Piece(token, i, 0, i == 255) for i, token in enumerate(tokens)])
+        llama.forget(0)
+        started = time.perf_counter()
+        llama.decode([_llama.Piece(token, i, 0, i == 255) for i, token in enumerate(tokens)])
+        rate = 256 / (time.perf_counter() - started)
+    finally:
+        llama.close()
+    # A prompt of four passages has about 1,000 tokens: below this rate its first token takes over ten seconds.
+    slow = rate < 100
+    gpu = "GPU build" if _llama.gpu_offload() else "CPU build"
+    remedy = "Use a smaller model, fewer passages (retrieve.passages), or a GPU build (README)." if slow else ""
+    yield Check("generation", "slow" if slow else "ok", f"reads {rate:.0f} prompt tokens/s as it is on disk, {gpu}", remedy)
+
+
+def _folders(settings: Settings) -> Iterator[Check]:
+    folder = settings.data_dir if settings.data_dir.exists() else settings.data_dir.absolute().parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+        low = free < _DISK_LOW
+        yield Check(
+            "data directory",
+            "slow" if low else "ok",
+            f"{settings.data_dir}, {free / 2**30:.1f} GiB free",
+            "Free some space." if low else "",
+        )
+    except OSError as error:
+        yield Check("data directory", "broken", f"{settings.data_dir}: {error.strerror}", "Choose another with --data-dir.")
+    where = address_of(settings.data_dir)
+    if where:
+        yield Check("server", "ok", f"runs at {where}")
+    if not settings.corpora.is_dir():
+        yield Check("corpora", "missing", f"no folder {settings.corpora}", f"Make it: mkdir -p {settings.corpora}/mine")
+        return
+    domains = read_domains(settings.corpora)
+    yield Check("corpora", "ok", f"{settings.corpora}: {len(domains)} domains")
+    for domain in domains.values():
+        if domain.error:
+            yield Check(f"domain {domain.name}", "broken", domain.error, "Correct its domain.toml.")
+
+
+def _binding(settings: Settings) -> Iterator[Check]:
+    try:
+        check_binding(settings.server)
+        yield Check("listening", "ok", f"{settings.server.host}:{settings.server.port}")
+    except ReadingRoomError as error:
+        yield Check("listening", "broken", error.message, error.remedy)

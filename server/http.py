@@ -1,0 +1,123 @@
+"""The ASGI application around a `ReadingRoom`: routes, pages, error shapes, the guard. No logic of its own."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.config.compression import CompressionConfig
+from litestar.di import Provide
+from litestar.exceptions import NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import License
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.app import ReadingRoom
+from server.auth import App, Guard
+from server.errors import HANDLERS
+from server.routes.native import NativeController
+from server.routes.ops import Readings, health, metrics, ready
+
+WEB = Path(__file__).parent / "web"
+
+_PAGES = {"/": "chat.html", "/library": "library.html", "/docs": "docs.html"}
+
+# Multipart boundaries and field headers around an upload.
+_FORM_OVERHEAD = 1 << 20
+
+
+def create_app(room: ReadingRoom) -> App:
+    """The application for a room that somebody else starts; it is stopped when the server shuts down."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncGenerator[None, None]:
+        room.metrics.registry.register(Readings(room))
+        yield
+
+    async def provide_room() -> ReadingRoom:
+        return room
+
+    litestar = Litestar(
+        route_handlers=[NativeController, health, ready, metrics, static, *(_page(path, name) for path, name in _PAGES.items())],
+        dependencies={"room": Provide(provide_room)},
+        exception_handlers=HANDLERS,
+        lifespan=[lifespan],
+        middleware=[_counted(room)],
+        # Answers stream: only whole bodies may be compressed, and those that gain by it.
+        compression_config=CompressionConfig(backend="gzip", minimum_size=2048, exclude=["/rag/ask", "/rag/events"]),
+        request_max_body_size=room.settings.server.max_upload_mb * (1 << 20) + _FORM_OVERHEAD,
+        openapi_config=OpenAPIConfig(
+            title="Reading Room",
+            version=app_version(),
+            description="A local knowledge assistant: answers from your documents, with sources, or an honest no.",
+            license=License(name="Apache-2.0", identifier="Apache-2.0"),
+            path="/schema",
+            render_plugins=[JsonRenderPlugin()],
+            use_handler_docstrings=True,
+        ),
+        signature_types=[ReadingRoom],
+        logging_config=None,
+    )
+    return Guard(litestar, room.settings.server)  # type: ignore[arg-type]
+
+
+def app_version() -> str:
+    """The installed version, or 0 from a bare checkout."""
+    try:
+        return version("readingroom")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _page(path: str, name: str) -> Any:
+    @get(path, media_type=MediaType.HTML, include_in_schema=False, name=name)
+    async def page() -> Response[bytes]:
+        # `no-cache`: the browser asks each time whether the page is still the one it has.
+        return Response((WEB / name).read_bytes(), media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
+
+    return page
+
+
+@get("/static/{file_path:path}", include_in_schema=False)
+async def static(request: Request[Any, Any, Any], file_path: Path) -> Response[bytes]:
+    """The pages' own files."""
+    relative = str(file_path).lstrip("/")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", relative) or ".." in relative:
+        raise NotFoundException()
+    path = WEB / "static" / relative
+    if not path.is_file():
+        raise NotFoundException()
+    stat = path.stat()
+    tag = f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"'
+    headers = {"Cache-Control": "no-cache", "ETag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(b"", status_code=304, headers=headers)
+    kind = {".js": "text/javascript", ".svg": "image/svg+xml"}.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    charset = "; charset=utf-8" if path.suffix in {".js", ".css", ".svg", ".html", ".md", ".txt"} else ""
+    return Response(path.read_bytes(), media_type=(kind or "application/octet-stream") + charset, headers=headers)
+
+
+def _counted(room: ReadingRoom) -> Callable[[ASGIApp], ASGIApp]:
+    """Middleware that counts requests by route, so that ids in paths do not make a label each."""
+
+    def around(app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def counting_send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    route = str(scope.get("path_template") or "unknown")
+                    room.metrics.http.labels(str(scope.get("method", "")), route, str(message["status"])).inc()
+                await send(message)
+
+            wrapped: Callable[[Message], Awaitable[None]] = counting_send
+            await app(scope, receive, wrapped)
+
+        return counted
+
+    return around

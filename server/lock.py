@@ -1,0 +1,59 @@
+"""One process per data directory: a lock file that also says where that process serves.
+
+The vector store's log allows one owner. Commands that find the lock taken talk to the server that holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rag.errors import StoreLocked
+
+
+class DataDirLock:
+    """Held from `acquire` until `release` or the end of the process, however it ends."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._lock = FileLock(str(data_dir / "lock"))
+        self._address = data_dir / "server.json"
+        self._data_dir = data_dir
+
+    def acquire(self) -> None:
+        """Raises `StoreLocked`, naming the process that holds it if it said."""
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            where = address_of(self._data_dir)
+            by = f" by the server at {where}" if where else ""
+            raise StoreLocked(
+                f"{self._data_dir} is in use{by}.", "Stop that process, ask it over HTTP, or choose another --data-dir."
+            ) from None
+
+    def announce(self, url: str) -> None:
+        """Say where this process serves."""
+        self._address.write_text(json.dumps({"url": url, "pid": os.getpid()}), encoding="utf-8")
+
+    def release(self) -> None:
+        """Let others in."""
+        self._address.unlink(missing_ok=True)
+        self._lock.release()
+
+
+def address_of(data_dir: Path) -> str | None:
+    """The address of the server that holds the data directory, or None if none does."""
+    lock = FileLock(str(data_dir / "lock"))
+    if not (data_dir / "lock").exists():
+        return None
+    with contextlib.suppress(Timeout):
+        with lock.acquire(timeout=0):
+            return None
+    try:
+        return str(json.loads((data_dir / "server.json").read_text(encoding="utf-8"))["url"])
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,1 @@
+"""One dialect a file: wire shapes and handlers, no logic of their own."""

@@ -1,0 +1,260 @@
+"""The native HTTP calls: domains, documents, search, ask, events. Wire shapes and handlers; the work is elsewhere.
+
+An answer's way: `rag/answer.py`. Uploads and deletes go through the watched folder: `ingest/ingester.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mimetypes
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.connection import ASGIConnection
+from litestar.datastructures import UploadFile
+from litestar.enums import RequestEncodingType
+from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Body, Parameter
+from litestar.response import File, Stream
+
+from rag import answer as path_of_a_question
+from rag.answer import Question
+from rag.errors import InvalidInput, UnknownDocument
+from rag.records import Document, Done, Event, Passage
+from server.app import ReadingRoom
+from server.stream import answer_stream, event_stream, sse
+
+# A question's own limit is a setting; this bounds what is read before it can be checked.
+_JSON_BYTES = 1 << 20
+
+# Types that a browser may show in place; anything else could run script in our origin, so it is downloaded.
+_INLINE = {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp"}
+
+
+class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`limit`: passages wanted. `filters` is kept for later; only an empty one is taken."""
+
+    question: str
+    domain: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
+    filters: dict[str, Any] | None = None
+
+
+class AskBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`limit`: passages to answer from; the rest is as the domain or the settings say where it is left out."""
+
+    question: str
+    domain: str | None = None
+    conversation_id: str | None = None
+    stream: bool = True
+    adapter: str | None = None
+    model: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None = None
+
+
+@dataclass(slots=True)
+class UploadForm:
+    """`create` true makes the domain if there is none of that name."""
+
+    domain: str
+    file: UploadFile
+    create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Best first."""
+
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPage:
+    """`next_cursor` is None on the last page."""
+
+    items: list[Document]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentText:
+    """The text that offsets refer to."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainList:
+    """Sorted by name."""
+
+    items: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteReceipt:
+    """What was removed: `vectors` by count, `text` by characters; `remaining` is asked of the store and ledger again."""
+
+    document_id: str
+    path: str
+    vectors: int
+    text: int
+    cache_entries: int
+    remaining: int
+
+
+def json_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard: raises 415 for a body that is not said to be JSON."""
+    given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != "application/json":
+        given = given or "nothing"
+        raise HTTPException(status_code=415, detail=f"This call takes application/json, not {given}.")
+
+
+class NativeController(Controller):
+    """`/rag/...`"""
+
+    path = "/rag"
+    tags = ("Reading Room",)
+
+    @get("/domains", summary="The domains, with counts")
+    async def domains(self, room: ReadingRoom) -> DomainList:
+        """Each sub-folder of the watched folder."""
+        return DomainList(await asyncio.to_thread(room.domains))
+
+    @get("/documents", summary="The documents, by path")
+    async def documents(
+        self,
+        room: ReadingRoom,
+        domain: str | None = None,
+        status: Literal["queued", "parsing", "embedding", "indexed", "failed"] | None = None,
+        q: Annotated[str | None, Parameter(description="part of the path or the title")] = None,
+        cursor: str | None = None,
+        limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
+    ) -> DocumentPage:
+        """A page of them; follow `next_cursor` for more. An unknown domain is 404."""
+        if domain:
+            path_of_a_question.find_domain(room.settings.corpora, domain)
+        found = await asyncio.to_thread(
+            room.documents.documents, domain=domain or None, status=status, q=q or None, cursor=cursor or None, limit=limit
+        )
+        return DocumentPage(*found)
+
+    @post("/documents", status_code=202, summary="Upload a document")
+    async def upload(self, room: ReadingRoom, data: Annotated[UploadForm, Body(media_type=RequestEncodingType.MULTI_PART)]) -> Document:
+        """Writes the file into the watched folder; it is answerable once its status is `indexed`. A file of that name is replaced."""
+        return await asyncio.to_thread(room.upload, data.domain, data.file.filename, data.file.file, create=data.create)
+
+    @get("/documents/{document_id:str}", summary="One document")
+    async def document(self, room: ReadingRoom, document_id: str) -> Document:
+        """Its record."""
+        return _known(room, document_id)
+
+    @get("/documents/{document_id:str}/text", summary="The text of a document")
+    async def text(self, room: ReadingRoom, document_id: str) -> DocumentText:
+        """What the offsets of passages and citations refer to."""
+        document = _known(room, document_id)
+        text = await asyncio.to_thread(room.documents.text, document_id)
+        if text is None:
+            raise UnknownDocument(f"{document.path} has no text: it is {document.status}.", "See its `error`, or wait until it is indexed.")
+        return DocumentText(text)
+
+    @get("/documents/{document_id:str}/file", summary="The original file")
+    async def file(self, room: ReadingRoom, document_id: str) -> File:
+        """Its bytes, as they lie in the watched folder. Types that could run script are sent as downloads."""
+        document = _known(room, document_id)
+        path = room.settings.corpora / document.path
+        if not path.is_file() or not path.resolve().is_relative_to(room.settings.corpora.resolve()):
+            raise UnknownDocument(f"{document.path} is no longer in the folder.", "Its record goes in a moment.")
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        shown = kind in _INLINE
+        plain = not shown and kind.startswith("text/") and kind != "text/html"
+        headers = {} if kind == "application/pdf" else {"Content-Security-Policy": "sandbox; default-src 'none'"}
+        return File(
+            path,
+            filename=path.name,
+            media_type="text/plain; charset=utf-8" if plain else kind,
+            content_disposition_type="inline" if shown or plain else "attachment",
+            headers=headers,
+        )
+
+    @delete("/documents/{document_id:str}", status_code=200, summary="Delete a document")
+    async def delete(self, room: ReadingRoom, document_id: str) -> DeleteReceipt:
+        """Removes the file and everything that was made of it; answers when it is gone."""
+        _known(room, document_id)
+        receipt = await asyncio.wrap_future(room.remove(document_id))
+        return msgspec.convert(receipt, DeleteReceipt, from_attributes=True)
+
+    @post("/search", status_code=200, summary="Search", guards=[json_only], request_max_body_size=_JSON_BYTES)
+    async def search(self, room: ReadingRoom, data: SearchBody) -> SearchResult:
+        """The passages for a question, without an answer."""
+        if data.filters:
+            raise InvalidInput("`filters` is not supported yet.", "Leave it out; use `domain`.")
+        return SearchResult(await path_of_a_question.search(Question(data.question, data.domain, data.limit), room.library))
+
+    @post("/ask", status_code=200, summary="Ask", guards=[json_only], request_max_body_size=_JSON_BYTES)
+    async def ask(self, room: ReadingRoom, request: Request[Any, Any, Any], data: AskBody) -> Stream | Response[Done]:
+        """SSE: `passages`, `token`..., `citation`..., `done`, or `error`. With `stream` false, the `done` object.
+
+        Leaving stops the work.
+        """
+        if data.conversation_id is not None:
+            raise InvalidInput("Conversations are not kept yet.", "Leave `conversation_id` out.")
+        question = Question(data.question, data.domain, data.limit, data.max_tokens, data.temperature, data.seed, data.model, data.adapter)
+        events = path_of_a_question.answer(question, room.library)
+        if not data.stream:
+            return Response(await _done(events, request))
+        # The first event is awaited here, so that what is wrong with the call has a status and not an event.
+        first = await anext(events)
+        return event_stream(answer_stream(_from(first, events)))
+
+    @get("/events", summary="Progress of documents")
+    async def events(self, room: ReadingRoom) -> Stream:
+        """SSE: `state` first (counts by domain and status), then `document` and `removed` as things happen."""
+        hello = sse("state", {"documents": await asyncio.to_thread(room.documents.counts)})
+        return event_stream(room.broadcast.listen(hello))
+
+
+def _known(room: ReadingRoom, document_id: str) -> Document:
+    document = room.documents.document(document_id)
+    if document is None:
+        raise UnknownDocument(f"There is no document {document_id!r}.", "List them with GET /rag/documents.")
+    return document
+
+
+async def _from(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    async with contextlib.aclosing(rest):
+        yield first
+        async for event in rest:
+            yield event
+
+
+async def _done(events: AsyncGenerator[Event, None], request: Request[Any, Any, Any]) -> Done:
+    """The last event. If the client leaves first, the work stops: Litestar would let it run to its end."""
+
+    async def last() -> Done:
+        async with contextlib.aclosing(events):
+            return [event async for event in events][-1]  # type: ignore[return-value]
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    work, leave = asyncio.ensure_future(last()), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({work, leave}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise HTTPException(status_code=499, detail="The client left.")
+        return work.result()
+    finally:
+        for task in (work, leave):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await work

@@ -1,0 +1,105 @@
+"""For whoever runs the service: health, readiness, metrics."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from litestar import Response, get
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from rag.errors import NotReady
+from server.app import ReadingRoom
+
+_STARTED = time.time()
+
+
+@get("/health", tags=["Operations"], summary="Alive")
+async def health() -> dict[str, str]:
+    """200 as soon as the process answers; says nothing about its parts."""
+    return {"status": "ok"}
+
+
+@get("/ready", tags=["Operations"], summary="Ready")
+async def ready(room: ReadingRoom) -> Response[dict[str, Any]]:
+    """200 when questions can be answered; 503 before, naming the parts that are `starting` or `failed`."""
+    parts = room.parts()
+    ok = all(part.state == "ok" for part in parts.values())
+    body: dict[str, Any] = {
+        "ready": ok,
+        "parts": {name: {"state": part.state, "detail": part.detail, "remedy": part.remedy} for name, part in parts.items()},
+        "documents": room.documents.counts(),
+        "model": room.engine.model,
+    }
+    return Response(body, status_code=200 if ok else 503, headers={} if ok else {"Retry-After": str(NotReady.retry_after)})
+
+
+@get("/metrics", tags=["Operations"], summary="Metrics")
+async def metrics(room: ReadingRoom) -> Response[bytes]:
+    """Prometheus text."""
+    return Response(generate_latest(room.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class Readings:
+    """A Prometheus collector: what is read off the parts at the moment somebody asks."""
+
+    def __init__(self, room: ReadingRoom) -> None:
+        self._room = room
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing beforehand: the parts may not be there yet."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges, and the counters that parts keep themselves."""
+        room = self._room
+        documents = GaugeMetricFamily("readingroom_documents", "Documents, by domain and status.", labels=["domain", "status"])
+        for domain, counts in room.documents.counts().items():
+            for status, n in counts.items():
+                documents.add_metric([domain, status], n)
+        yield documents
+        yield GaugeMetricFamily("readingroom_chunks", "Chunks in the index.", room.documents.chunk_count())
+        yield GaugeMetricFamily("readingroom_generations_waiting", "Answers that wait for a free sequence.", room.engine.waiting)
+        yield GaugeMetricFamily("readingroom_generations_running", "Answers being written.", room.engine.running)
+        yield CounterMetricFamily("readingroom_prefill_tokens", "Prompt tokens read by the model.", room.engine.prefill_tokens)
+        yield CounterMetricFamily("readingroom_decode_tokens", "Tokens decoded.", room.engine.decode_tokens)
+        parts = GaugeMetricFamily("readingroom_part_up", "1 if the part works.", labels=["part"])
+        for name, part in room.parts().items():
+            parts.add_metric([name], part.state == "ok")
+        yield parts
+        if room.pipeline is not None:
+            yield from ingest_readings(room.pipeline.counters, room.pipeline.seconds)
+        yield GaugeMetricFamily("readingroom_resident_bytes", "Resident memory of the process.", resident_bytes())
+        yield GaugeMetricFamily("readingroom_uptime_seconds", "Seconds since the start.", time.time() - _STARTED)
+
+
+def ingest_readings(counters: Mapping[str, int], seconds: Mapping[str, float]) -> Iterator[Metric]:
+    """What the path of a file counts."""
+    files = CounterMetricFamily("readingroom_files", "Files processed, by outcome.", labels=["outcome"])
+    for outcome in ("indexed", "failed", "removed", "unchanged"):
+        files.add_metric([outcome], counters[f"files_{outcome}"])
+    yield files
+    chunks = CounterMetricFamily("readingroom_file_chunks", "Chunks of changed files, by where their vector came from.", labels=["vector"])
+    for origin in ("embedded", "reused", "kept"):
+        chunks.add_metric([origin], counters[f"chunks_{origin}"])
+    yield chunks
+    spent = CounterMetricFamily("readingroom_ingest_seconds", "Seconds spent on files, by stage.", labels=["stage"])
+    for stage, value in list(seconds.items()):
+        spent.add_metric([stage], value)
+    yield spent
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; its peak where the system does not tell the present."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,74 @@
+"""`readingroom serve`: a room, its HTTP application, and uvicorn around both, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+
+import uvicorn
+
+from rag.errors import CannotListen
+from rag.settings import Settings
+from server.app import ReadingRoom
+from server.auth import check_binding
+from server.http import create_app
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit status. Raises `UnsafeBinding`, `CannotListen`, `StoreLocked` before it listens."""
+    check_binding(settings.server)
+    listener = _listen(settings.server.host, settings.server.port)
+    room = ReadingRoom(settings)
+    room.start()
+    try:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        room.lock.announce(f"http://{shown}:{port}")
+        print(f"Reading Room is at http://{shown}:{port}  (watching {settings.corpora}/, Ctrl+C ends it)", file=sys.stderr, flush=True)
+        asyncio.run(_run(room, settings, listener))
+    finally:
+        room.stop()
+    return 0
+
+
+async def _run(room: ReadingRoom, settings: Settings, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        create_app(room),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    server = _Server(config, room)
+    await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but a stop ends the endless event streams first; answers get the graceful time-out to end."""
+
+    def __init__(self, config: uvicorn.Config, room: ReadingRoom) -> None:
+        super().__init__(config)
+        self._room = room
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._room.broadcast.close()
+        await super().shutdown(sockets)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a taken port is said before models load. Raises `CannotListen`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CannotListen(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.", "Stop what uses that port, or choose another with --port."
+        ) from error
+    return listener

@@ -1,0 +1,173 @@
+/**
+ * Every call to the server, and every way that one can fail, as one error class with a sentence and a remedy.
+ *
+ * It knows the routes of the contract (shared/DESIGN.md) and the shapes of their errors (RFC 9457). It draws
+ * nothing: a page decides how a Problem looks. Uploads are in upload.js, because only XMLHttpRequest tells progress.
+ */
+
+/** What went wrong, for people: `message`, `remedy`; for programs: `code`, `status`; `limit` where there is one. */
+export class Problem extends Error {
+  constructor({ code = "internal", status = 0, title = "Something went wrong", detail, remedy = "", limit, retry_after }) {
+    super(detail || title);
+    this.code = code;
+    this.status = status;
+    this.title = title;
+    this.remedy = remedy;
+    this.limit = Number.isFinite(limit) ? limit : null;
+    this.retryAfter = Number.isFinite(retry_after) ? retry_after : null;
+  }
+
+  /** From a problem document, whatever it lacks. */
+  static from(body, status) {
+    const fields = body && typeof body === "object" ? body : {};
+    return new Problem({ title: `The server answered ${status}`, ...fields, status });
+  }
+
+  /** The server cannot be reached at all. */
+  static unreachable() {
+    return new Problem({
+      code: "unreachable",
+      title: "The server is not answering",
+      detail: "The server is not answering.",
+      remedy: "Check that it still runs (make serve), then try again.",
+    });
+  }
+
+  /** The server went away in the middle of an answer. */
+  static brokenOff() {
+    return new Problem({
+      code: "broken_off",
+      title: "The answer broke off",
+      detail: "The server stopped in the middle of this answer.",
+      remedy: "Check that it still runs (make serve), then ask again.",
+    });
+  }
+}
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw Problem.unreachable();
+  }
+  if (!response.ok) throw Problem.from(await response.json().catch(() => null), response.status);
+  return response;
+}
+
+async function json(path, options = {}) {
+  const response = await call(path, { ...options, headers: { Accept: "application/json", ...options.headers } });
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ code: "bad_response", status: response.status, detail: "The server's answer is not JSON.", remedy: "Look at the server's log." });
+  }
+}
+
+function query(fields) {
+  const given = Object.entries(fields).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+/** The domains: [{name, title, description, documents: {status: count}, chunks, adapter, status}]. */
+export async function listDomains() {
+  return (await json("/rag/domains")).items;
+}
+
+/** One page of documents: {items, next_cursor}. */
+export function listDocuments(filters, signal) {
+  return json(`/rag/documents${query(filters)}`, { signal });
+}
+
+/** The text of a document, the one that offsets refer to. */
+export async function documentText(id, signal) {
+  return (await json(`/rag/documents/${encodeURIComponent(id)}/text`, { signal })).text;
+}
+
+/** Where the original file is. */
+export function fileAddress(id) {
+  return `/rag/documents/${encodeURIComponent(id)}/file`;
+}
+
+/** Deletes a document; its receipt: {document_id, path, vectors, text, cache_entries, remaining}. */
+export function deleteDocument(id) {
+  return json(`/rag/documents/${encodeURIComponent(id)}`, { method: "DELETE" });
+}
+
+/** Asks; yields {event, data} as they come: passages, token, citation, done. An `error` event is thrown as a Problem. */
+export async function* ask(question, domain, signal) {
+  const response = await call("/rag/ask", {
+    method: "POST",
+    signal,
+    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    body: JSON.stringify(domain ? { question, domain } : { question }),
+  });
+  let complete = false;
+  try {
+    for await (const { event, data } of serverSentEvents(response.body)) {
+      const value = JSON.parse(data);
+      if (event === "error") throw Problem.from(value, value.status ?? 500);
+      yield { event, data: value };
+      complete ||= event === "done";
+    }
+  } catch (error) {
+    // A stream that fails while it is read is a network error without a word; what is ours or an abort goes on as it is.
+    if (error instanceof Problem || error.name === "AbortError") throw error;
+    throw Problem.brokenOff();
+  }
+  if (!complete) throw Problem.brokenOff();
+}
+
+/**
+ * Reads the event stream format (WHATWG HTML, 9.2.6) from a body; EventSource itself cannot POST.
+ * Comments (lines that begin with ":") are how the server keeps a quiet connection open, and are skipped.
+ */
+export async function* serverSentEvents(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  let event = "";
+  let data = [];
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return; // an event without its blank line is incomplete, and dropped
+      buffer += value;
+      // A CR at the very end may be the first half of a CRLF: keep it for the next piece.
+      const lines = buffer.split(/\r\n|\n|\r(?!$)/);
+      buffer = lines.pop();
+      for (const line of lines) {
+        if (line === "") {
+          if (data.length) yield { event: event || "message", data: data.join("\n") };
+          event = "";
+          data = [];
+          continue;
+        }
+        const colon = line.indexOf(":");
+        const field = colon < 0 ? line : line.slice(0, colon);
+        const content = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+        if (field === "event") event = content;
+        else if (field === "data") data.push(content);
+      }
+    }
+  } finally {
+    // Leaving the loop early must close the connection, so that the server stops its work.
+    await reader.cancel().catch(() => {});
+  }
+}
+
+/** Whether the server is ready, and if not what it waits for: a sentence from the parts that /ready names. */
+export async function readiness(signal) {
+  let response;
+  try {
+    response = await fetch("/ready", { signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return { ready: false, message: Problem.unreachable().message };
+  }
+  const { parts = {} } = await response.json().catch(() => ({}));
+  const waiting = Object.entries(parts).filter(([, part]) => part.state !== "ok").map(([name, { state, detail, remedy }]) =>
+    `${name} (${[detail || state, remedy].filter(Boolean).join(" ")})`);
+  return { ready: response.ok, message: waiting.length ? `Not ready yet: ${waiting.join(", ")}.` : "" };
+}
