@@ -26,10 +26,9 @@ from rag.engine import Engine, Request
 from rag.errors import InvalidQuestion, UnknownModel
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage
-from rag.retrieve import retrieve
+from rag.retrieve import retrieve, strong
 from rag.settings import Settings
 from rag.store import EdgeStore
-
 
 _RECITED = re.compile(r"\[\d+\] ")
 
@@ -109,7 +108,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         max_tokens = min(question.max_tokens or settings.engine.max_tokens, engine.context_tokens // 2)
         ready = prompt.build(
             text,
-            passages,
+            strong(passages, settings.retrieve.focus),
             render=engine.render,
             budget=engine.context_tokens - max_tokens,
             rules=domain.prompt if domain else "",
@@ -124,7 +123,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 question.seed,
             )
         )
-        yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in ready.left_out))
+        yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in passages if passage not in ready.used))
 
         citer = Citer(ready.used, library.text_of)
         sentences = SentenceStream()

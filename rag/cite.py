@@ -7,6 +7,7 @@ all of its numbers. A citation is made only if its quote stands in the document 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -81,7 +82,7 @@ def _spans(passage: Passage) -> Iterator[_Span]:
     """
     text = passage.text
     sentences = [(start, end) for start, end in sentence_spans(text) if text[start] != "#"]
-    pairs = [(a[0], b[1]) for a, b in zip(sentences, sentences[1:], strict=False) if _one_paragraph(text, a[1], b[0])]
+    pairs = [(a[0], b[1]) for a, b in itertools.pairwise(sentences) if _one_paragraph(text, a[1], b[0])]
     for start, end in sentences + pairs:
         stems = frozenset(content_stems(text[start:end]))
         if stems:

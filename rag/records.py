@@ -162,7 +162,7 @@ class PassagesFound:
     passages: tuple[Passage, ...]
     searched_for: str
     left_out: tuple[str, ...] = ()
-    """Ids of those chunks among `passages` that the token budget kept out of the prompt."""
+    """Ids of those chunks among `passages` that the model does not read: too weak, or over the token budget."""
 
 
 @dataclass(frozen=True, slots=True)

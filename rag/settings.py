@@ -88,7 +88,9 @@ class Retrieve:
     """`[retrieve]`: how passages are found."""
 
     passages: int = 4
-    """Passages that an answer is made from, unless the call or the domain says otherwise."""
+    """Passages found for an answer, unless the call or the domain says otherwise."""
+    focus: float = 0.7
+    """The model reads only passages that score at least this share of the best one; 0 gives it all of them."""
     candidates: int = 50
     """Candidates taken from each of the two searches before fusion."""
     dense_weight: float = 1.0
@@ -228,6 +230,7 @@ _RANGES = {
     "ingest.batch_chunks": (1, 100_000),
     "embed.threads": (0, 1024),
     "retrieve.passages": (1, 50),
+    "retrieve.focus": (0, 1),
     "retrieve.candidates": (1, 1000),
     "retrieve.rrf_k": (1, 1000),
     "retrieve.dense_weight": (0, 1000),

@@ -149,7 +149,7 @@ class EdgeStore:
     def documents(self) -> dict[str, int]:
         """Stored chunks by document id."""
         hits = self._shard.facet(self._edge.FacetRequest("document_id", limit=10_000_000, exact=True)).hits
-        return {str(hit.value): hit.count for hit in hits}
+        return {str(hit.value): hit.count for hit in hits if hit.count}  # deleted documents linger in the facet with 0
 
     def search(
         self,

@@ -81,11 +81,7 @@ def _machine(_: Settings) -> Iterator[Check]:
     if Path("/proc/cpuinfo").is_file() and platform.machine() in {"x86_64", "AMD64"}:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         fast = " avx2 " in flags.replace("\n", " \n ")
-        remedy = (
-            ""
-            if fast
-            else "Rebuild llama-cpp-python on this machine: CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary :all: --force-reinstall llama-cpp-python"
-        )
+        remedy = "" if fast else "No remedy but a newer CPU or a GPU build (README)."
         yield Check("AVX2", "ok" if fast else "slow", "yes" if fast else "no: generation is several times slower", remedy)
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -50,9 +50,8 @@ def address_of(data_dir: Path) -> str | None:
     lock = FileLock(str(data_dir / "lock"))
     if not (data_dir / "lock").exists():
         return None
-    with contextlib.suppress(Timeout):
-        with lock.acquire(timeout=0):
-            return None
+    with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+        return None
     try:
         return str(json.loads((data_dir / "server.json").read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, KeyError):

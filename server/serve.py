@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 
@@ -29,13 +30,17 @@ def serve(settings: Settings) -> int:
         shown = f"[{host}]" if ":" in host else host
         room.lock.announce(f"http://{shown}:{port}")
         print(f"Reading Room is at http://{shown}:{port}  (watching {settings.corpora}/, Ctrl+C ends it)", file=sys.stderr, flush=True)
-        asyncio.run(_run(room, settings, listener))
+        # uvicorn ends gracefully on these and then raises them again for whoever was there before; that is us, and we go on
+        # to stop the room.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        asyncio.run(_run(room, listener))
     finally:
         room.stop()
     return 0
 
 
-async def _run(room: ReadingRoom, settings: Settings, listener: socket.socket) -> None:
+async def _run(room: ReadingRoom, listener: socket.socket) -> None:
     config = uvicorn.Config(
         create_app(room),
         log_config=None,
@@ -66,6 +71,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(1024)  # now, so that whoever reads the address may connect: the calls wait until uvicorn takes them
     except OSError as error:
         listener.close()
         raise CannotListen(

@@ -112,10 +112,18 @@ class DeleteReceipt:
 
 def json_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """A guard: raises 415 for a body that is not said to be JSON."""
+    _takes("application/json", connection)
+
+
+def form_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """A guard: raises 415 for a body that is not said to be a form with a file."""
+    _takes("multipart/form-data", connection)
+
+
+def _takes(wanted: str, connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     given = connection.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != "application/json":
-        given = given or "nothing"
-        raise HTTPException(status_code=415, detail=f"This call takes application/json, not {given}.")
+    if given != wanted:
+        raise HTTPException(status_code=415, detail=f"This call takes {wanted}, not {given or 'nothing'}.")
 
 
 class NativeController(Controller):
@@ -147,7 +155,7 @@ class NativeController(Controller):
         )
         return DocumentPage(*found)
 
-    @post("/documents", status_code=202, summary="Upload a document")
+    @post("/documents", status_code=202, summary="Upload a document", guards=[form_only])
     async def upload(self, room: ReadingRoom, data: Annotated[UploadForm, Body(media_type=RequestEncodingType.MULTI_PART)]) -> Document:
         """Writes the file into the watched folder; it is answerable once its status is `indexed`. A file of that name is replaced."""
         return await asyncio.to_thread(room.upload, data.domain, data.file.filename, data.file.file, create=data.create)

@@ -55,8 +55,9 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(tmp_path: Path)
 @pytest.mark.parametrize(
     ("path", "left_out"),
     [
-        ("a.md", False), ("domain.toml", True), ("sub/domain.toml", False), (".hidden.md", True), (".git/config.md", True), ("~$a.docx", True),
-        ("a.md~", True), ("x.part", True), ("a.swp", True), ("drafts/a.md", True), ("x/drafts/a.md", True), ("a.bak.md", True), ("drafts.md", False),
+        ("a.md", False), ("domain.toml", True), ("sub/domain.toml", False), (".hidden.md", True), (".git/config.md", True),
+        ("~$a.docx", True), ("a.md~", True), ("x.part", True), ("a.swp", True), ("drafts/a.md", True), ("x/drafts/a.md", True),
+        ("a.bak.md", True), ("drafts.md", False),
     ],
 )  # fmt: skip
 def test_what_is_ignored(path: str, left_out: bool) -> None:

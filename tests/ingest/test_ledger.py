@@ -1,0 +1,151 @@
+"""The ledger: pages of documents, cursors, migrations, and what becomes of a damaged file."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from ingest import ledger as module
+from ingest.ledger import Ledger, Stamp
+from rag.errors import InvalidInput
+from rag.records import Chunk, Document, Failure, document_id
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    opened = Ledger(tmp_path / "ledger.db")
+    yield opened
+    opened.close()
+
+
+def put(ledger: Ledger, path: str, *, text: str | None = "text", failure: Failure | None = None, title: str = "") -> Document:
+    domain, _, below = path.partition("/")
+    id = document_id(domain, below)
+    status = "failed" if failure else "indexed"
+    document = Document(id, domain, path, title or below, "text/plain", 4, status, 0 if failure else 1, failure, 1.0, 2.0)
+    chunks = [] if failure else [Chunk(f"c-{id}", id, 0, ("A", "B"), None, 0, 4, "text", f"h-{path}")]
+    ledger.commit(document, Stamp(4, 1, 1, 1), sha256="s", own_title=None, fingerprint="f", text=None if failure else text, chunks=chunks)
+    return document
+
+
+def test_a_committed_document_is_read_back_as_it_was(ledger):
+    good = put(ledger, "d/a.md")
+    bad = put(ledger, "d/b.md", failure=Failure("broken_file", "It is broken.", "Mend it."))
+    assert ledger.document(good.id) == good
+    assert ledger.document(bad.id) == bad
+    assert ledger.text(good.id) == "text"
+    assert ledger.text(bad.id) is None
+    assert ledger.document("no such") is None
+    assert ledger.text("no such") is None
+    assert [(k.ordinal, k.heading, k.embed_hash) for k in ledger.chunks(good.id)] == [(0, ("A", "B"), "h-d/a.md")]
+    assert ledger.counts() == {"d": {"indexed": 1, "failed": 1}}
+    assert ledger.chunk_count() == ledger.chunk_count("d") == 1
+    assert ledger.chunk_count("e") == 0
+
+
+def test_pages_follow_one_another_by_path_without_gap_or_repeat(ledger):
+    paths = sorted(f"{domain}/{i:03d} \u00e9%_.md" for domain in "ab" for i in range(25))
+    for path in paths:
+        put(ledger, path)
+    seen, cursor = [], None
+    while True:
+        page, cursor = ledger.documents(limit=7, cursor=cursor)
+        seen += [document.path for document in page]
+        if cursor is None:
+            break
+    assert seen == paths
+    assert [d.path for d in ledger.documents(domain="b", limit=2)[0]] == paths[25:27]
+    assert ledger.documents(status="failed") == ([], None)
+
+
+def test_a_search_takes_percent_and_underscore_as_they_are(ledger):
+    put(ledger, "d/100%.md")
+    put(ledger, "d/a_b.md")
+    put(ledger, "d/acb.md", title="Tea Time")
+    assert [d.path for d in ledger.documents(q="%")[0]] == ["d/100%.md"]
+    assert [d.path for d in ledger.documents(q="a_b")[0]] == ["d/a_b.md"]
+    assert [d.path for d in ledger.documents(q="tea")[0]] == ["d/acb.md"]
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "", "bnVsbA", "WzEsMl0", "\u00e9", "W10", "=", "a" * 5000])
+def test_a_cursor_that_is_not_ours_is_refused(ledger, cursor):
+    with pytest.raises(InvalidInput):
+        ledger.documents(cursor=cursor)
+
+
+def test_rows_below_a_path_are_those_of_that_folder_only(ledger):
+    for path in ("d/a/x.md", "d/a/y/z.md", "d/a.md", "d/ab/x.md", "d2/x.md"):
+        put(ledger, path)
+    assert set(ledger.rows("d/a")) == {"d/a/x.md", "d/a/y/z.md"}
+    assert set(ledger.rows("d")) == {"d/a/x.md", "d/a/y/z.md", "d/a.md", "d/ab/x.md"}
+    assert len(ledger.rows()) == 5
+
+
+def test_an_old_schema_is_brought_up_to_date_and_keeps_its_rows(tmp_path, monkeypatch):
+    old = Ledger(tmp_path / "ledger.db")
+    document = put(old, "d/a.md")
+    old.close()
+    monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, "ALTER TABLE documents ADD COLUMN extra TEXT"))
+    new = Ledger(tmp_path / "ledger.db")
+    assert new.document(document.id) == document
+    assert new._read("PRAGMA user_version")[0][0] == len(module.MIGRATIONS)
+    assert new._read("SELECT extra FROM documents") == [(None,)]
+    new.close()
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
+    Ledger(tmp_path / "ledger.db").close()
+    monkeypatch.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, "CREATE TABLE half (x); SELECT * FROM nowhere"))
+    with pytest.raises(sqlite3.OperationalError):
+        Ledger(tmp_path / "ledger.db")
+    monkeypatch.undo()
+    ledger = Ledger(tmp_path / "ledger.db")
+    assert ledger._read("SELECT name FROM sqlite_master WHERE name = 'half'") == []
+    ledger.close()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "holes"])
+def test_a_damaged_ledger_is_set_aside_and_begun_anew(tmp_path, damage, caplog):
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(path)
+    for i in range(300):
+        put(ledger, f"d/{i}.md", text="word " * 200)
+    ledger.close()
+    data = path.read_bytes()
+    if damage == "garbage":
+        path.write_bytes(b"this is no database" * 100)
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.write_bytes(data[:100] + b"\xff" * 8000 + data[8100:])
+    again = Ledger(path)
+    assert again.documents() == ([], None)
+    put(again, "d/a.md")
+    again.close()
+    assert list(tmp_path.glob("ledger.db.damaged-*"))
+    assert "set aside" in caplog.text
+
+
+def test_readers_see_whole_transactions_while_one_thread_writes(ledger):
+    stop, torn = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            for domain, statuses in ledger.counts().items():
+                if statuses != {"indexed": 10}:
+                    torn.append((domain, statuses))
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for round_ in range(10):
+        with ledger.write():
+            for i in range(10):
+                put(ledger, f"d{round_}/{i}.md")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not torn

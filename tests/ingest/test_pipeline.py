@@ -1,0 +1,567 @@
+"""The index equals the folder: after every create, edit, rename, move, copy, delete, crash and restart."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ingest import pipeline as module
+from ingest.pipeline import Removed
+from rag.errors import Refused, UnknownDocument
+from rag.records import Document
+from tests.conftest import wait_until
+
+from .conftest import HashEmbedder, Rig, build_rig, close_rig
+
+PAGE = "# Tea\n\nGreen tea is steeped at eighty degrees.\n\n## Black\n\nBlack tea wants boiling water.\n"
+
+
+def sync(rig: Rig, *paths: str):
+    report = rig.pipeline.sync([rig.corpora / path for path in paths] if paths else None)
+    rig.check()
+    return report
+
+
+def test_a_new_file_is_indexed_with_its_title_text_and_chunks(rig):
+    rig.write("guide/tea.md", PAGE)
+    report = sync(rig)
+    assert (report.indexed, report.failed, report.removed) == (1, 0, 0)
+    document = rig.document("guide/tea.md")
+    assert (document.title, document.domain, document.media_type, document.status) == ("Tea", "guide", "text/markdown", "indexed")
+    assert document.bytes == len(PAGE)
+    assert document.chunks == 2
+    assert rig.ledger.text(document.id) == PAGE
+    assert [p.status for p in rig.progress if isinstance(p, Document)] == ["queued", "parsing", "embedding", "indexed"]
+
+
+def test_nothing_changed_means_nothing_is_read_or_written(rig, monkeypatch):
+    rig.write("guide/tea.md", PAGE)
+    rig.write("guide/movie.mp4", b"x")
+    sync(rig)
+    rig.progress.clear()
+    monkeypatch.setattr(module, "_digest", lambda *_: pytest.fail("a file was read"))
+    report = sync(rig)
+    assert (report.unchanged, report.indexed, report.failed, rig.progress) == (2, 0, 0, [])
+
+
+def test_a_touch_is_noticed_without_a_word(rig):
+    file = rig.write("guide/tea.md", PAGE)
+    sync(rig)
+    rig.progress.clear()
+    embedded = len(rig.embedder.embedded)
+    os.utime(file, (1, 1))
+    assert sync(rig).unchanged == 1
+    assert sync(rig, "guide/tea.md").unchanged == 1
+    assert rig.progress == []
+    assert len(rig.embedder.embedded) == embedded
+    assert rig.document("guide/tea.md").modified_at == 1
+
+
+def test_an_edit_embeds_only_what_changed(rig):
+    parts = [f"# Section {i}\n\nWords of section number {i}.\n" for i in range(20)]
+    rig.write("guide/long.md", "\n".join(parts))
+    sync(rig)
+    before = {k.id for k in rig.ledger.chunks(rig.document("guide/long.md").id)}
+    rig.embedder.embedded.clear()
+    parts[7] = "# Section 7\n\nWords that are new.\n"
+    rig.write("guide/long.md", "An opening.\n\n" + "\n".join(parts))
+    sync(rig)
+    assert sorted(rig.embedder.embedded) == ["# Section 7\n\nWords that are new.", "An opening."]
+    after = {k.id for k in rig.ledger.chunks(rig.document("guide/long.md").id)}
+    assert len(before & after) == 19
+
+
+def test_a_new_first_heading_renames_the_document_in_every_passage(rig):
+    rig.write("guide/a.md", "# Old\n\n" + "word " * 300 + "\n")
+    sync(rig)
+    rig.write("guide/a.md", "# New\n\n" + "word " * 300 + "\n")
+    sync(rig)
+    assert rig.document("guide/a.md").title == "New"
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_rename_or_move_needs_neither_parser_nor_embedder(rig, monkeypatch, both):
+    rig.write("guide/a.md", PAGE)
+    rig.write("guide/plain.txt", "No title of its own.\n")
+    sync(rig)
+    rig.embedder.embedded.clear()
+    monkeypatch.setattr(rig.sandbox, "parse", lambda *_: pytest.fail("a renamed file was parsed"))
+    (rig.corpora / "other/deep").mkdir(parents=True)
+    os.rename(rig.corpora / "guide/a.md", rig.corpora / "other/deep/b.md")
+    os.rename(rig.corpora / "guide/plain.txt", rig.corpora / "guide/renamed.txt")
+    sync(rig, *(["guide/a.md", "guide/plain.txt", "other", "guide/renamed.txt"] if both else []))
+    assert rig.embedder.embedded == []
+    assert rig.statuses() == {"other/deep/b.md": "indexed", "guide/renamed.txt": "indexed"}
+    assert rig.document("other/deep/b.md").title == "Tea"
+    assert rig.document("guide/renamed.txt").title == "renamed"
+
+
+def test_a_copy_shares_vectors_and_outlives_its_original(rig):
+    rig.write("guide/a.md", PAGE)
+    sync(rig)
+    rig.embedder.embedded.clear()
+    shutil.copy(rig.corpora / "guide/a.md", rig.corpora / "guide/b.md")
+    sync(rig, "guide/b.md")
+    (rig.corpora / "guide/a.md").unlink()
+    sync(rig, "guide/a.md")
+    assert rig.embedder.embedded == []
+    assert rig.statuses() == {"guide/b.md": "indexed"}
+
+
+def test_a_case_only_rename_is_a_rename(rig):
+    rig.write("guide/readme.md", PAGE)
+    sync(rig)
+    os.rename(rig.corpora / "guide/readme.md", rig.corpora / "guide/README.md")
+    sync(rig, "guide/readme.md", "guide/README.md")
+    assert rig.statuses() == {"guide/README.md": "indexed"}
+
+
+def test_a_folder_that_goes_and_comes_back_takes_its_documents_along(rig, tmp_path):
+    for name in ("a.md", "sub/b.md", "sub/c.md"):
+        rig.write(f"guide/{name}", PAGE + name)
+    rig.write("guidebook/d.md", PAGE)
+    sync(rig)
+    shutil.move(rig.corpora / "guide", tmp_path / "away")
+    assert sync(rig, "guide").removed == 3
+    shutil.move(tmp_path / "away", rig.corpora / "guide")
+    assert sync(rig, "guide").indexed == 3
+    assert len(rig.statuses()) == 4
+
+
+def test_files_that_cannot_be_read_fail_with_a_reason_and_the_others_go_on(rig):
+    rig.write("guide/empty.md", b"")
+    rig.write("guide/good.md", PAGE)
+    rig.write("guide/program.txt", b"\x00\x01\x02" * 100)
+    rig.write("guide/movie.mp4", b"x")
+    rig.write("guide/half.pdf", b"%PDF-1.7 half of it")
+    rig.write("guide/picture.pdf", b"\x89PNG\r\n\x1a\n" + b"x" * 100)
+    (rig.corpora / "guide/folder.md").mkdir()
+    sync(rig)
+    assert rig.statuses() == {
+        "guide/empty.md": "indexed", "guide/good.md": "indexed", "guide/program.txt": "binary_file",
+        "guide/movie.mp4": "unsupported_format", "guide/half.pdf": "broken_file", "guide/picture.pdf": "broken_file",
+    }  # fmt: skip
+    assert rig.document("guide/empty.md").chunks == 0
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path, monkeypatch):
+    rig = build_rig(tmp_path, max_file_mb=1)
+    monkeypatch.setattr(rig.sandbox, "parse", lambda *_: pytest.fail("it was read"))
+    rig.write("guide/big.md", b"x" * ((1 << 20) + 1))
+    sync(rig)
+    assert rig.statuses() == {"guide/big.md": "too_large"}
+    close_rig(rig)
+
+
+def test_a_limit_that_was_raised_is_tried_again(tmp_path):
+    rig = build_rig(tmp_path, max_file_mb=1)
+    rig.write("guide/big.md", b"words and\n\n" * 150_000)
+    sync(rig)
+    close_rig(rig)
+    rig = build_rig(tmp_path, max_file_mb=2, chunk_tokens=200, batch_chunks=4096)
+    sync(rig)
+    assert rig.statuses() == {"guide/big.md": "indexed"}
+    close_rig(rig)
+
+
+def test_a_failed_file_is_left_alone_until_it_changes(rig, monkeypatch):
+    file = rig.write("guide/a.pdf", b"%PDF-1.7 half of it")
+    sync(rig)
+    parse = rig.sandbox.parse
+    monkeypatch.setattr(rig.sandbox, "parse", lambda *_: pytest.fail("it was tried again"))
+    sync(rig)
+    os.utime(file)
+    sync(rig, "guide/a.pdf")
+    monkeypatch.setattr(rig.sandbox, "parse", parse)
+    rig.write("guide/a.pdf", b"%PDF-1.7 another half")
+    os.rename(file, rig.corpora / "guide/a.txt.md")
+    rig.write("guide/a.txt.md", PAGE)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.txt.md": "indexed"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_fails_until_it_may_be_read(rig):
+    file = rig.write("guide/a.md", PAGE)
+    file.chmod(0)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.md": "unreadable"}
+    file.chmod(0o600)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.md": "indexed"}
+
+
+def test_an_unreadable_file_is_retried_without_noise(rig, monkeypatch):
+    rig.write("guide/a.md", PAGE)
+    digest = module._digest
+
+    def refuse(file, limit):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "_digest", refuse)
+    sync(rig)
+    rig.progress.clear()
+    sync(rig)
+    assert rig.statuses() == {"guide/a.md": "unreadable"}
+    assert rig.progress == []
+    monkeypatch.setattr(module, "_digest", digest)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.md": "indexed"}
+
+
+def test_a_good_file_that_becomes_bad_and_good_again_follows(rig):
+    for content, status in [(PAGE, "indexed"), (b"\0\1\2" * 100, "binary_file"), (PAGE, "indexed"), (b"", "indexed")]:
+        rig.write("guide/a.md", content)
+        sync(rig, "guide/a.md")
+        assert rig.statuses() == {"guide/a.md": status}
+
+
+def test_strange_names_are_names(rig):
+    names = ["with space.md", "new\nline.md", "caf\u00e9 \U0001f375.md", "a%b_c.md", "-rf.md", "UPPER.MD", "\u65e5\u672c.txt"]
+    for name in names:
+        rig.write(f"guide/{name}", PAGE + name)
+    sync(rig)
+    assert rig.statuses() == {f"guide/{name}": "indexed" for name in names}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs names that are bytes")
+def test_a_name_that_is_no_text_fails_with_a_reason(rig):
+    (rig.corpora / "guide").mkdir()
+    with open(os.fsencode(rig.corpora / "guide") + b"/bad\xff.md", "w") as file:
+        file.write(PAGE)
+    sync(rig)
+    sync(rig)
+    assert rig.statuses() == {"guide/bad\ufffd.md": "unreadable"}
+    os.unlink(os.fsencode(rig.corpora / "guide") + b"/bad\xff.md")
+    sync(rig)
+    assert rig.statuses() == {}
+
+
+def test_what_is_ignored_or_belongs_to_no_domain_is_not_indexed(rig):
+    for path in ("top.md", "guide/.hidden.md", "guide/~$a.docx", "guide/a.part", "guide/.git/x.md", "guide/b.md.swp", "guide/domain.toml"):
+        rig.write(path, "title = 'x'\n")
+    rig.write("guide/ok.md", PAGE)
+    sync(rig)
+    assert rig.statuses() == {"guide/ok.md": "indexed"}
+
+
+def test_a_change_of_the_ignore_list_takes_effect(rig):
+    for path in ("guide/a.md", "guide/drafts/b.md"):
+        rig.write(path, PAGE + path)
+    sync(rig)
+    rig.write("guide/domain.toml", 'ignore = ["drafts"]\n')
+    sync(rig, "guide/domain.toml")
+    assert rig.statuses() == {"guide/a.md": "indexed"}
+    (rig.corpora / "guide/domain.toml").unlink()
+    sync(rig, "guide/domain.toml")
+    assert len(rig.statuses()) == 2
+
+
+def test_nothing_outside_the_folder_is_read(rig, tmp_path):
+    secret = tmp_path / "secret.md"
+    secret.write_text(PAGE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/x.md").write_text(PAGE)
+    inside = rig.write("guide/inside.md", PAGE)
+    (rig.corpora / "guide/out.md").symlink_to(secret)
+    (rig.corpora / "guide/folder").symlink_to(tmp_path / "elsewhere")
+    (rig.corpora / "linked").symlink_to(tmp_path / "elsewhere")
+    (rig.corpora / "guide/in.md").symlink_to(inside)
+    (rig.corpora / "guide/dangling.md").symlink_to(tmp_path / "no")
+    (rig.corpora / "guide/loop").symlink_to(rig.corpora / "guide")
+    os.mkfifo(rig.corpora / "guide/pipe.md")
+    expected = {"guide/inside.md": "indexed", "guide/in.md": "indexed"}
+    sync(rig)
+    assert rig.statuses() == expected
+    rig.pipeline.sync([secret, rig.corpora / "guide/folder/x.md", rig.corpora / "linked/x.md", rig.corpora / "../secret.md", Path("/")])
+    rig.check()
+    assert rig.statuses() == expected
+
+
+def test_a_missing_folder_forgets_nothing(rig, tmp_path):
+    rig.write("guide/a.md", PAGE)
+    sync(rig)
+    os.rename(rig.corpora, tmp_path / "unmounted")
+    rig.pipeline.sync(None)
+    assert rig.statuses() == {"guide/a.md": "indexed"}
+    os.rename(tmp_path / "unmounted", rig.corpora)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(rig, monkeypatch):
+    rig.write("guide/a.md", "# First\n")
+    parse, calls = rig.sandbox.parse, []
+
+    def meddle(*args):
+        found = parse(*args)
+        calls.append(1)
+        if len(calls) == 1:
+            rig.write("guide/a.md", "# Second\n")
+        return found
+
+    monkeypatch.setattr(rig.sandbox, "parse", meddle)
+    sync(rig)
+    assert rig.document("guide/a.md").title == "Second"
+    assert len(calls) == 2
+
+
+def test_a_file_that_never_holds_still_is_left_for_later(rig, monkeypatch):
+    rig.write("guide/a.md", "x")
+    parse, calls = rig.sandbox.parse, []
+
+    def meddle(*args):
+        found = parse(*args)
+        calls.append(1)
+        rig.write("guide/a.md", f"# {len(calls)}" + "x" * len(calls))
+        return found
+
+    monkeypatch.setattr(rig.sandbox, "parse", meddle)
+    report = rig.pipeline.sync(None)
+    assert [path.name for path in report.changing] == ["a.md"]
+    assert len(calls) < 20
+    monkeypatch.setattr(rig.sandbox, "parse", parse)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.md": "indexed"}
+
+
+def test_a_file_deleted_while_it_is_read_is_not_indexed(rig, monkeypatch):
+    file = rig.write("guide/a.md", PAGE)
+    parse = rig.sandbox.parse
+
+    def meddle(*args):
+        found = parse(*args)
+        file.unlink()
+        return found
+
+    monkeypatch.setattr(rig.sandbox, "parse", meddle)
+    sync(rig)
+    assert rig.statuses() == {}
+
+
+def test_another_embedder_embeds_everything_anew(tmp_path):
+    rig = build_rig(tmp_path)
+    rig.write("guide/a.md", PAGE)
+    sync(rig)
+    close_rig(rig)
+    other = HashEmbedder()
+    other.fingerprint = "hash-2"
+    rig = build_rig(tmp_path, other)
+    sync(rig)
+    assert len(other.embedded) == 2
+    assert rig.statuses() == {"guide/a.md": "indexed"}
+    close_rig(rig)
+
+
+@pytest.mark.parametrize("lost", ["ledger", "store"])
+def test_a_lost_ledger_or_store_is_rebuilt_from_the_folder(tmp_path, lost):
+    rig = build_rig(tmp_path)
+    for i in range(5):
+        rig.write(f"guide/{i}.md", PAGE + str(i))
+    sync(rig)
+    close_rig(rig)
+    (rig.corpora / "guide/0.md").unlink()
+    if lost == "ledger":
+        for file in (tmp_path / "data").glob("ledger.db*"):
+            file.unlink()
+    else:
+        shutil.rmtree(tmp_path / "data/store")
+    rig = build_rig(tmp_path)
+    sync(rig)
+    assert rig.statuses() == {f"guide/{i}.md": "indexed" for i in range(1, 5)}
+    close_rig(rig)
+
+
+class Crash(BaseException):
+    """Like `kill -9`: nothing gets to clean up after it."""
+
+
+FAULTS = [
+    ("ledger", "queue"), ("ledger", "mark"), ("store", "upsert_many"), ("store", "delete_chunks"), ("ledger", "commit"),
+    ("ledger", "mark_deleting"), ("store", "delete_document"), ("ledger", "delete"), ("embedder", "embed_passages"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "method"), FAULTS)
+@pytest.mark.parametrize(("when", "nth"), [("before", 1), ("after", 1), ("before", 3), ("after", 3)])
+def test_after_a_crash_at_any_write_the_index_converges(tmp_path, monkeypatch, part, method, when, nth):
+    rig = build_rig(tmp_path)
+    for i in range(4):
+        rig.write(f"guide/{i}.md", PAGE + f"\n# Part {i}\n\nText {i}.\n")
+    sync(rig)
+    # An edit that shares a heading, a new file, a rename, a deletion and a file that turns bad: every path through a sync.
+    rig.write("guide/0.md", PAGE.replace("# Tea", "# Coffee") + "More.\n")
+    rig.write("guide/new.md", PAGE + "new")
+    os.rename(rig.corpora / "guide/1.md", rig.corpora / "guide/moved.md")
+    (rig.corpora / "guide/2.md").unlink()
+    rig.write("guide/3.md", b"\0\1\2" * 50)
+    target = getattr(rig, part)
+    real, calls = getattr(target, method), []
+
+    def fail(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == nth and when == "before":
+            raise Crash
+        result = real(*args, **kwargs)
+        if len(calls) == nth:
+            raise Crash
+        return result
+
+    monkeypatch.setattr(target, method, fail)
+    try:
+        rig.pipeline.sync(None)
+    except Crash:
+        pass
+    else:
+        assert len(calls) < nth  # there is no third call of everything
+    monkeypatch.undo()
+    close_rig(rig)
+    rig = build_rig(tmp_path)
+    sync(rig)
+    expected = {"guide/0.md": "indexed", "guide/new.md": "indexed", "guide/moved.md": "indexed", "guide/3.md": "binary_file"}
+    assert rig.statuses() == expected
+    check_vectors(rig)
+    sync(rig)
+    close_rig(rig)
+
+
+def check_vectors(rig: Rig) -> None:
+    """Each stored vector is that of its chunk's headings and text, not of an earlier version."""
+    from ingest.chunk import chunk
+    from ingest.parse import parse
+
+    fresh = HashEmbedder()
+    for document in rig.ledger.documents(status="indexed", limit=1000)[0]:
+        parsed = parse((rig.corpora / document.path).read_bytes(), document.path)
+        cut = chunk(document.id, parsed, fresh.count_tokens, fresh.token_spans, chunk_tokens=200, max_tokens=256)
+        stored = rig.store.vectors([c.id for c in cut.chunks])
+        for c, text in zip(cut.chunks, cut.embed_texts, strict=True):
+            assert float(stored[c.id] @ fresh.embed_passages([text])[0]) > 0.999
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_changes_and_restarts_always_end_with_the_index_equal_to_the_folder(tmp_path, seed):
+    dice = random.Random(seed)
+    rig = build_rig(tmp_path, batch_chunks=4)
+    paths = [f"{domain}/{folder}{name}" for domain in "ab" for folder in ("", "sub/") for name in ("x.md", "y.txt", "z.html", "w.bin")]
+    contents = [PAGE, PAGE + "more\n", "# Tea\n\nother\n", "", b"\0\1" * 40, "<h1>Tea</h1><p>hi</p>", "word " * 900]
+    for _ in range(10):
+        touched = set()
+        for _ in range(dice.randint(1, 6)):
+            path, other = dice.choice(paths), dice.choice(paths)
+            file = rig.corpora / path
+            action = dice.choice(["write", "write", "delete", "move", "copy", "rmtree"])
+            touched |= {path, other}
+            if action == "write":
+                rig.write(path, dice.choice(contents))
+            elif action == "rmtree":
+                shutil.rmtree(file.parent, ignore_errors=True)
+                touched.add(path.rpartition("/")[0])
+            elif file.exists():
+                (rig.corpora / other).parent.mkdir(parents=True, exist_ok=True)
+                if action == "delete":
+                    file.unlink()
+                elif action == "move":
+                    os.replace(file, rig.corpora / other)
+                elif path != other:
+                    shutil.copy2(file, rig.corpora / other)
+        if dice.random() < 0.2:
+            close_rig(rig)
+            rig = build_rig(tmp_path, batch_chunks=4)
+            sync(rig)
+        else:
+            sync(rig, *(touched if dice.random() < 0.7 else ()))
+        files = {p.relative_to(rig.corpora).as_posix(): p for p in rig.corpora.rglob("*") if p.is_file()}
+        assert set(rig.statuses()) == set(files)
+        for path, file in files.items():
+            bad = b"\0" in file.read_bytes() or path.endswith(".bin")
+            assert (rig.document(path).status == "failed") == bad
+        check_vectors(rig)
+    close_rig(rig)
+
+
+def test_many_files_are_embedded_in_batches_across_documents(tmp_path):
+    rig = build_rig(tmp_path, batch_chunks=32)
+    for i in range(100):
+        rig.write(f"guide/{i:03d}.md", f"# Page {i}\n\nWords of page {i}.\n")
+    calls = []
+    embed = rig.embedder.embed_passages
+    rig.embedder.embed_passages = lambda texts: calls.append(len(texts)) or embed(texts)
+    assert sync(rig).indexed == 100
+    assert sum(calls) == 100
+    assert len(calls) < 60
+    assert rig.pipeline.waiting == 0
+    assert rig.pipeline.counters["chunks_embedded"] == 100
+    close_rig(rig)
+
+
+def test_a_delete_leaves_nothing_of_the_document_and_says_so(rig):
+    marker = "Xylophone-Quartz-7731"
+    file = rig.write("guide/a.md", f"# Private\n\nThe word is {marker}.\n")
+    rig.write("guide/b.md", PAGE)
+    sync(rig)
+    document = rig.document("guide/a.md")
+    receipt = rig.pipeline.remove(document.id)
+    rig.check()
+    assert (receipt.document_id, receipt.path, receipt.vectors, receipt.remaining) == (document.id, "guide/a.md", 1, 0)
+    assert receipt.text == len(f"# Private\n\nThe word is {marker}.\n")
+    assert not file.exists()
+    assert rig.ledger.document(document.id) is None
+    assert rig.ledger.text(document.id) is None
+    for part in rig.settings.data_dir.glob("ledger.db*"):
+        assert marker.encode() not in part.read_bytes()
+    assert isinstance(rig.progress[-1], Removed)
+    assert rig.progress[-1].id == document.id
+    with pytest.raises(UnknownDocument):
+        rig.pipeline.remove(document.id)
+
+
+def test_a_file_deleted_by_hand_leaves_no_text_in_the_ledger_either(rig):
+    file = rig.write("guide/a.md", "Xylophone-Quartz-7732 is a word.\n")
+    sync(rig)
+    file.unlink()
+    sync(rig, "guide/a.md")
+    assert all(b"Xylophone-Quartz" not in part.read_bytes() for part in rig.settings.data_dir.glob("ledger.db*"))
+
+
+def test_a_delete_through_a_link_that_leads_out_is_refused(rig, tmp_path):
+    rig.write("guide/sub/a.md", PAGE)
+    sync(rig)
+    id = rig.document("guide/sub/a.md").id
+    shutil.move(rig.corpora / "guide/sub", tmp_path / "sub")
+    (rig.corpora / "guide/sub").symlink_to(tmp_path / "sub")
+    with pytest.raises(Refused):
+        rig.pipeline.remove(id)
+    assert (tmp_path / "sub/a.md").exists()
+
+
+def test_a_delete_in_the_middle_of_a_sync_is_not_undone_by_it(tmp_path):
+    rig = build_rig(tmp_path)
+    rig.write("guide/a.md", "\n".join(f"# {i}\n\ntext {i}\n" for i in range(200)))
+    receipts = []
+
+    def between() -> bool:
+        if receipts or rig.document("guide/a.md") is None:
+            return False
+        receipts.append(rig.pipeline.remove(rig.document("guide/a.md").id))
+        return True
+
+    rig.pipeline.between = between
+    sync(rig)
+    assert receipts[0].remaining == 0
+    assert rig.statuses() == {}
+    close_rig(rig)
+
+
+def test_the_real_model_and_store_find_what_was_indexed(tmp_path, embedder):
+    rig = build_rig(tmp_path, embedder)
+    rig.write("guide/tea.md", PAGE)
+    rig.write("guide/cats.txt", "Cats sleep for most of the day.\n")
+    sync(rig)
+    found = rig.store.search(embedder.embed_query("How hot should water be for green tea?"), "How hot should water be for green tea?")
+    assert found[0].path == "guide/tea.md"
+    assert rig.ledger.text(found[0].document_id)[found[0].start : found[0].end] == found[0].text
+    wait_until(lambda: rig.pipeline.waiting == 0)
+    close_rig(rig)

@@ -1,0 +1,65 @@
+"""Uploads: only into a domain's folder, under a safe name, whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingest.upload import place
+from rag.errors import InvalidInput, OutsideCorpora, UnknownDomain
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    (tmp_path / "corpora/d").mkdir(parents=True)
+    return tmp_path / "corpora"
+
+
+def test_an_upload_is_written_whole_and_replaces_its_namesake(corpora):
+    assert place(corpora, "d", "a b.md", [b"one ", b"two"]).read_bytes() == b"one two"
+    assert place(corpora, "d", "a b.md", [b"three"]).read_bytes() == b"three"
+    assert [p.name for p in (corpora / "d").iterdir()] == ["a b.md"]
+
+
+def test_a_name_is_stored_in_composed_form(corpora):
+    assert place(corpora, "d", "cafe\u0301.md", [b"x"]).name == "caf\u00e9.md"
+
+
+@pytest.mark.parametrize("name", ["../x.md", "a/b.md", "a\\b.md", "..", "/etc/passwd", "x\0.md"])
+def test_a_name_that_leads_elsewhere_is_refused(corpora, name):
+    with pytest.raises(OutsideCorpora):
+        place(corpora, "d", name, [b"x"])
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb.md", "x" * 300, ".hidden", "a.part", "~$a.docx", "domain.toml"])
+def test_a_name_that_no_document_can_have_is_refused(corpora, name):
+    with pytest.raises(InvalidInput):
+        place(corpora, "d", name, [b"x"])
+
+
+def test_an_unknown_or_linked_domain_is_refused(corpora, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (corpora / "link").symlink_to(tmp_path / "elsewhere")
+    for domain in ("no", "..", "link", ""):
+        with pytest.raises((UnknownDomain, OutsideCorpora)):
+            place(corpora, domain, "a.md", [b"x"])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_linked_target_is_not_written_through(corpora, tmp_path):
+    (tmp_path / "target.md").write_text("mine")
+    (corpora / "d/a.md").symlink_to(tmp_path / "target.md")
+    with pytest.raises(OutsideCorpora):
+        place(corpora, "d", "a.md", [b"x"])
+    assert (tmp_path / "target.md").read_text() == "mine"
+
+
+def test_an_upload_that_breaks_off_or_grows_too_large_leaves_nothing(corpora):
+    def broken():
+        yield b"half"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        place(corpora, "d", "a.md", broken())
+    with pytest.raises(InvalidInput):
+        place(corpora, "d", "a.md", [b"x" * 100] * 100, max_bytes=5000)
+    assert list((corpora / "d").iterdir()) == []

@@ -1,0 +1,236 @@
+"""The engine on the real default model: batching, leaving, queueing, the prefix cache."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rag.engine import Engine, Generation, Request, _next_piece
+from rag.errors import ModelUnusable, NotReady, QueueFull
+from rag.records import Turn
+from rag.settings import Engine as EngineSettings
+from tests.conftest import wait_until
+
+QUESTIONS = ("What is the capital of France?", "Name three colours.", "What is two plus two?", "Write one sentence about cats.")
+
+
+def prompt(engine: Engine, question: str, times: int = 1) -> tuple[int, ...]:
+    """A chat prompt."""
+    return engine.render([Turn("system", "You are helpful."), Turn("user", " ".join([question] * times))])
+
+
+async def read(generation: Generation) -> str:
+    """The whole text."""
+    return "".join([piece async for piece in generation.pieces()])
+
+
+async def idle(engine: Engine) -> None:
+    """Wait until nothing runs."""
+    await asyncio.to_thread(wait_until, lambda: engine.running == 0 and engine.waiting == 0)
+
+
+def test_answers_written_together_are_those_written_alone(engine: Engine) -> None:
+    """More requests than sequences, mixed lengths: greedy text is the same, so no stream reads another's memory."""
+
+    async def run() -> None:
+        requests = [Request(prompt(engine, question), 24) for question in QUESTIONS]
+        alone = [await read(engine.submit(request)) for request in requests]
+        together = await asyncio.gather(*(read(engine.submit(request)) for request in requests * 2))
+        assert together == alone * 2
+        assert len(set(alone)) == len(alone)
+
+    asyncio.run(run())
+
+
+def test_the_capital_of_france_is_paris(engine: Engine) -> None:
+    """The model, its template and the tokens fit together."""
+
+    async def run() -> None:
+        generation = engine.submit(Request(prompt(engine, QUESTIONS[0]), 30))
+        assert "Paris" in await read(generation)
+        assert generation.finish_reason == "stop"
+        assert 0 < generation.usage.completion_tokens < 30
+
+    asyncio.run(run())
+
+
+def test_max_tokens_ends_an_answer_and_says_so(engine: Engine) -> None:
+    """`length`, with exactly that many tokens."""
+
+    async def run() -> None:
+        generation = engine.submit(Request(prompt(engine, "Write a long story."), 7))
+        assert await read(generation)
+        assert (generation.finish_reason, generation.usage.completion_tokens) == ("length", 7)
+
+    asyncio.run(run())
+
+
+def test_a_seed_makes_a_sampled_answer_repeatable(engine: Engine) -> None:
+    """And another seed makes another one."""
+
+    async def run() -> None:
+        tokens = prompt(engine, "Write a story about a dragon.")
+        texts = [await read(engine.submit(Request(tokens, 24, 1.0, seed))) for seed in (1, 1, 2)]
+        assert texts[0] == texts[1]
+        assert texts[0] != texts[2]
+
+    asyncio.run(run())
+
+
+def test_what_was_read_is_not_read_again_and_the_answer_stays_the_same(engine: Engine) -> None:
+    """The common beginning comes from the prefix cache, in whole grains; logits are those of a cold start, so is the text."""
+
+    async def run() -> None:
+        for words in (60, 61, 77, 150, 300):
+            tokens = prompt(engine, "Name three colours of the rainbow, please. " + "And say why. " * (words // 4))
+            engine.erase()
+            await idle(engine)
+            cold = engine.submit(Request(tokens, 32))
+            text = await read(cold)
+            warm = engine.submit(Request(tokens, 32))
+            assert await read(warm) == text
+            assert cold.usage.cached_tokens == 0
+            assert warm.usage.cached_tokens == (len(tokens) - 64) // 64 * 64
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("pending", "room"), [(1, 512), (512, 512), (513, 512), (575, 512), (576, 512), (2000, 512), (700, 64), (100, 64), (65, 64), (9, 5)]
+)
+def test_prompts_are_read_in_pieces_that_round_alike(pending: int, room: int) -> None:
+    """Each piece fits the room; none is below 64 tokens where that can be helped; together they are the prompt."""
+    pieces = []
+    while pending:
+        pieces.append(_next_piece(pending, room))
+        assert 0 < pieces[-1] <= room
+        pending -= pieces[-1]
+    if room >= 128:
+        assert min(pieces) >= min(64, sum(pieces))
+        assert all(piece % 64 == 0 for piece in pieces[:-1])
+
+
+def test_an_erased_cache_holds_nothing(engine: Engine) -> None:
+    """After a delete the text of a document must not sit in the model's memory, not even of answers that were running."""
+
+    async def run() -> None:
+        tokens = prompt(engine, "A secret that must go.")
+        running = engine.submit(Request(tokens, 60))
+        pieces = running.pieces()
+        await anext(pieces)
+        engine.erase()
+        async for _ in pieces:
+            pass
+        await idle(engine)
+        await asyncio.to_thread(wait_until, lambda: not engine._erase)
+        assert all(not slot.read for slot in engine._slots)
+        again = engine.submit(Request(tokens, 4))
+        await read(again)
+        assert again.usage.cached_tokens == 0
+
+    asyncio.run(run())
+
+
+def test_leaving_stops_the_work_while_the_prompt_is_read(engine: Engine) -> None:
+    """Invariant 7: nothing more is decoded after a cancel in mid-prefill, and the next answer is right."""
+
+    async def run() -> None:
+        engine.erase()
+        await idle(engine)
+        long = prompt(engine, "Tell me about the history of the world.", 150)[-1900:]
+        generation = engine.submit(Request(long, 10))
+        await asyncio.to_thread(wait_until, lambda: engine._batch_for)
+        before = engine.prefill_tokens
+        generation.cancel()
+        assert await read(generation) == ""
+        assert generation.finish_reason == "cancelled"
+        assert generation.decoded_after_cancel == 0
+        assert engine.prefill_tokens - before < len(long)
+        assert "Paris" in await read(engine.submit(Request(prompt(engine, QUESTIONS[0]), 30)))
+
+    asyncio.run(run())
+
+
+def test_leaving_stops_the_work_while_the_answer_is_written(engine: Engine) -> None:
+    """Invariant 7: at most one more token, with others running beside it unharmed."""
+
+    async def run() -> None:
+        other = asyncio.ensure_future(read(engine.submit(Request(prompt(engine, QUESTIONS[3]), 24))))
+        generation = engine.submit(Request(prompt(engine, "Write a very long story."), 500))
+        pieces = generation.pieces()
+        await anext(pieces)
+        await pieces.aclose()
+        await asyncio.to_thread(wait_until, lambda: generation.finish_reason == "cancelled")
+        assert generation.decoded_after_cancel <= 1
+        alone = await read(engine.submit(Request(prompt(engine, QUESTIONS[3]), 24)))
+        assert await other == alone
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_is_said_and_running_answers_go_on(engine: Engine) -> None:
+    """Invariant 8. Four sequences and a queue of four: the ninth is refused."""
+
+    async def run() -> None:
+        request = Request(prompt(engine, "Write a long story."), 40)
+        running = [engine.submit(request) for _ in range(8)]
+        with pytest.raises(QueueFull) as caught:
+            engine.submit(request)
+        assert caught.value.status == 503
+        texts = await asyncio.gather(*(read(generation) for generation in running))
+        assert len(set(texts)) == 1
+        assert texts[0]
+        await read(engine.submit(request))
+
+    asyncio.run(run())
+
+
+def test_a_waiting_request_that_leaves_never_runs(engine: Engine) -> None:
+    """It gives its place in the queue back."""
+
+    async def run() -> None:
+        request = Request(prompt(engine, "Write a long story."), 30)
+        running = [engine.submit(request) for _ in range(6)]
+        running[5].cancel()
+        assert await read(running[5]) == ""
+        assert running[5].usage.completion_tokens == 0
+        await asyncio.gather(*(read(generation) for generation in running[:5]))
+
+    asyncio.run(run())
+
+
+def test_a_prompt_over_the_context_is_refused_not_cut(engine: Engine) -> None:
+    """Silently cut prompts are the peers' commonest complaint."""
+
+    async def run() -> None:
+        with pytest.raises(ModelUnusable, match="this model is set to"):
+            engine.submit(Request(tuple([1] * (engine.context_tokens + 1)), 5))
+
+    asyncio.run(run())
+
+
+def test_the_slow_format_was_requantized_once(engine: Engine, models_dir: Path) -> None:
+    """Q4_1 becomes Q8_0 in the data directory, under a name that carries the source's hash."""
+    [file] = (models_dir / "models").iterdir()
+    assert file.name.endswith("-Q8_0.gguf")
+    assert file.name.startswith("SmolLM2-135M-Instruct")
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "no model"), (b"hello", "not a GGUF"), (b"GGUF" + bytes(100), "cannot be loaded")])
+def test_a_missing_or_broken_model_file_is_an_error_with_a_remedy(tmp_path: Path, content: bytes | None, why: str) -> None:
+    """Not a crash of the process."""
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    engine = Engine(EngineSettings(model=str(path)), tmp_path)
+    with pytest.raises(ModelUnusable, match=why) as caught:
+        engine.load()
+    assert caught.value.remedy
+
+
+def test_before_the_model_is_loaded_the_engine_says_so(tmp_path: Path) -> None:
+    """503 with Retry-After, not a hang."""
+    with pytest.raises(NotReady):
+        Engine(EngineSettings(), tmp_path).render([Turn("user", "x")])
