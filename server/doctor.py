@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +26,8 @@ from server.auth import check_binding
 from server.lock import address_of
 
 _PACKAGES = ("torch", "sentence-transformers", "llama-cpp-python", "qdrant-edge-py", "unstructured", "pypdfium2", "litestar", "watchdog")
+
+_REBUILD = "python -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
 
 # The index needs about 6 KB a chunk; below this a first ingest of a few thousand files may not fit.
 _DISK_LOW = 2 << 30
@@ -109,27 +114,44 @@ def _models(settings: Settings) -> Iterator[Check]:
 
 
 def _generator(settings: Settings) -> Iterator[Check]:
-    """Load the model and read a prompt with it: the only way to know that this build runs on this CPU."""
-    from rag import _llama
+    """Load the model and read a prompt with it: the only way to know that this build runs on this CPU.
 
+    In a process of its own: a llama.cpp built for a newer CPU dies of an illegal instruction.
+    """
     model = models.locate(settings.engine.model, "generator")
-    llama = _llama.Llama(
-        model.path, context_tokens=512, sequences=1, threads=settings.engine.threads, gpu_layers=settings.engine.gpu_layers
-    )
+    trial = [sys.executable, "-m", "server.doctor", str(model.path), str(settings.engine.threads), str(settings.engine.gpu_layers)]
     try:
-        tokens = (llama.tokenize("the quick brown fox ") * 64)[:256]
-        llama.decode([_llama.Piece(token, i, 0, i == 255) for i, token in enumerate(tokens)])
-        llama.forget(0)
-        started = time.perf_counter()
-        llama.decode([_llama.Piece(token, i, 0, i == 255) for i, token in enumerate(tokens)])
-        rate = 256 / (time.perf_counter() - started)
-    finally:
-        llama.close()
+        ran = subprocess.run(trial, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent.parent)
+    except subprocess.TimeoutExpired:
+        yield Check("generation", "broken", "reading 256 tokens took over five minutes", "Use a smaller model.")
+        return
+    if ran.returncode < 0:
+        died = signal.Signals(-ran.returncode).name
+        yield Check("generation", "broken", f"llama.cpp died of {died}", f"Build it on this machine: {_REBUILD}")
+        return
+    if ran.returncode > 0:
+        reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+        yield Check("generation", "broken", reason, f"Correct engine.model, or build llama.cpp again: {_REBUILD}")
+        return
+    rate, gpu = json.loads(ran.stdout)
     # A prompt of four passages has about 1,000 tokens: below this rate its first token takes over ten seconds.
     slow = rate < 100
-    gpu = "GPU build" if _llama.gpu_offload() else "CPU build"
     remedy = "Use a smaller model, fewer passages (retrieve.passages), or a GPU build (README)." if slow else ""
-    yield Check("generation", "slow" if slow else "ok", f"reads {rate:.0f} prompt tokens/s as it is on disk, {gpu}", remedy)
+    detail = f"reads {rate:.0f} prompt tokens/s as the file is on disk, {'GPU' if gpu else 'CPU'} build"
+    yield Check("generation", "slow" if slow else "ok", detail, remedy)
+
+
+def _trial(path: str, threads: str, gpu_layers: str) -> str:
+    """The child of `_generator`: tokens of prompt a second, and whether this build can use a GPU, as JSON."""
+    from rag import _llama
+
+    llama = _llama.Llama(Path(path), context_tokens=512, sequences=1, threads=int(threads), gpu_layers=int(gpu_layers))
+    prompt = [_llama.Piece(token, i, 0, i == 255) for i, token in enumerate((llama.tokenize("the quick brown fox ") * 64)[:256])]
+    llama.decode(prompt)
+    llama.forget(0)
+    started = time.perf_counter()
+    llama.decode(prompt)
+    return json.dumps([len(prompt) / (time.perf_counter() - started), _llama.gpu_offload()])
 
 
 def _folders(settings: Settings) -> Iterator[Check]:
@@ -166,3 +188,7 @@ def _binding(settings: Settings) -> Iterator[Check]:
         yield Check("listening", "ok", f"{settings.server.host}:{settings.server.port}")
     except ReadingRoomError as error:
         yield Check("listening", "broken", error.message, error.remedy)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_trial(*sys.argv[1:]))

@@ -91,7 +91,8 @@ def test_a_page_opened_with_the_key_keeps_it_in_a_cookie_and_out_of_the_address(
 
 
 @pytest.mark.parametrize(
-    ("host", "inside"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.168.1.2", False), ("box", False)]
+    ("host", "inside"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("192.168.1.2", False), ("box", False)],
 )
 def test_listening_beyond_this_machine_needs_a_key(host: str, inside: bool) -> None:
     """Refused with the remedy."""
