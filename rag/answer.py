@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rag import gate, prompt
 from rag.cite import Citer, SentenceStream
@@ -26,9 +27,11 @@ from rag.engine import Engine, Request
 from rag.errors import InvalidQuestion, UnknownModel
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage
-from rag.retrieve import retrieve, strong
+from rag.retrieve import closest_sentence, retrieve, strong
 from rag.settings import Settings
 from rag.store import EdgeStore
+
+T = TypeVar("T")
 
 _RECITED = re.compile(r"\[\d+\] ")
 
@@ -66,17 +69,15 @@ async def search(question: Question, library: Library) -> tuple[Passage, ...]:
     text = checked(question.text, library.settings.server.max_question_chars)
     domain = _domain(question, library.settings.corpora)
     started = time.perf_counter()
-    found = await asyncio.get_running_loop().run_in_executor(
-        library.executor,
-        partial(
-            retrieve,
-            text,
-            embedder=library.embedder,
-            store=library.store,
-            settings=library.settings.retrieve,
-            domain=question.domain,
-            limit=question.limit or (domain and domain.passages) or library.settings.retrieve.passages,
-        ),
+    found = await _in_thread(
+        library,
+        retrieve,
+        text,
+        embedder=library.embedder,
+        store=library.store,
+        settings=library.settings.retrieve,
+        domain=question.domain,
+        limit=question.limit or (domain and domain.passages) or library.settings.retrieve.passages,
     )
     library.metrics.searches.inc()
     library.metrics.retrieve.observe(time.perf_counter() - started)
@@ -151,6 +152,16 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             citations.append(citation)
             yield citation
 
+        if said and not citations:
+            # Nothing of what the model said is in the documents. It has been said, so what they do say is put beside it.
+            quote = await _in_thread(library, closest_sentence, text, ready.used, library.embedder)
+            citation = citer.cite(quote) if quote else None
+            if citation:
+                said.append(prompt.QUOTED.format(quote=quote))
+                citations.append(citation)
+                yield Token(said[-1])
+                yield citation
+
         usage = generation.usage
         _count(metrics, usage, (generation.admitted_at or generation.submitted_at) - generation.submitted_at)
         outcome = "answered"
@@ -181,6 +192,11 @@ def checked(text: str, limit: int) -> str:
             "The question is not text: it has control characters.", f"Ask in 1 to {limit} characters of plain text.", limit
         )
     return stripped
+
+
+async def _in_thread(library: Library, call: Callable[..., T], *args: Any, **options: Any) -> T:
+    """What would block the event loop, on the executor's threads."""
+    return await asyncio.get_running_loop().run_in_executor(library.executor, partial(call, *args, **options))
 
 
 def _domain(question: Question, corpora: Path) -> Domain | None:

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 
 from rag.embed import Embedder
 from rag.records import Passage
-from rag.sentences import content_stems
+from rag.sentences import content_stems, sentence_spans
 from rag.settings import Retrieve
 from rag.store import EdgeStore
 
 # Two passages whose words agree this far (Jaccard) say the same: copies of a file, overlapping versions of a page.
 _SAME = 0.9
+
+# Fewer, and a sentence says too little to stand alone.
+_LEAST_WORDS = 3
 
 
 def retrieve(
@@ -42,6 +45,20 @@ def strong(passages: Sequence[Passage], focus: float) -> list[Passage]:
     first token. With the default of 0.7, a passage that both searches put first stands alone.
     """
     return [passage for passage in passages if passage.score >= focus * passages[0].score]
+
+
+def closest_sentence(question: str, passages: Sequence[Passage], embedder: Embedder) -> str | None:
+    """The sentence of the passages whose vector is nearest to the question's, verbatim; None where there is none to quote."""
+    sentences = [
+        passage.text[start:end]
+        for passage in passages
+        for start, end in sentence_spans(passage.text)
+        if passage.text[start] != "#" and len(set(content_stems(passage.text[start:end]))) >= _LEAST_WORDS
+    ]
+    if not sentences:
+        return None
+    nearness = embedder.embed_passages(sentences) @ embedder.embed_query(question)
+    return sentences[int(nearness.argmax())]
 
 
 def _fold(passages: list[Passage], limit: int) -> list[Passage]:

@@ -1,0 +1,180 @@
+"""The path of a question, in process: real retrieval, a scripted engine where the model's own words would hide the point."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag import prompt
+from rag.answer import Library, Question, answer
+from rag.embed import Embedder
+from rag.errors import QueueFull, UnknownDomain, UnknownModel
+from rag.metrics import Metrics
+from rag.records import Citation, Done, Event, PassagesFound, Token, Turn, Usage
+from rag.settings import Settings
+from rag.store import EdgeStore
+from tests.conftest import chunk, document
+
+TEXT = "The reading room opens at nine in the morning. It closes at six in the evening."
+
+
+class Scripted:
+    """An engine that says what it is told to, in pieces, and notes what it was asked and whether it was left."""
+
+    model = "scripted"
+    context_tokens = 2048
+
+    def __init__(self, *pieces: str | Exception) -> None:
+        self.script = pieces
+        self.cancelled = False
+        self.turns: Sequence[Turn] = ()
+        self.usage = Usage(10, 5, 0)
+        self.finish_reason = "stop"
+        self.submitted_at = self.admitted_at = 0.0
+
+    def render(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """A token a word."""
+        self.turns = turns
+        return tuple(range(sum(len(turn.content.split()) for turn in turns)))
+
+    def submit(self, request: Any) -> Scripted:
+        """Itself is the generation; an exception first in the script is raised here."""
+        if self.script and isinstance(self.script[0], Exception):
+            raise self.script[0]
+        return self
+
+    async def pieces(self) -> AsyncGenerator[str, None]:
+        """The script."""
+        for piece in self.script:
+            yield str(piece)
+
+    def cancel(self) -> None:
+        """Noted."""
+        self.cancelled = True
+
+
+@pytest.fixture
+def store(tmp_path: Path, embedder: Embedder) -> EdgeStore:
+    """One document of two sentences, in domain `a`."""
+    (tmp_path / "corpora" / "a").mkdir(parents=True)
+    store = EdgeStore(tmp_path / "store", embedder.dimension, embedder.fingerprint)
+    of = document("a/hours.txt")
+    store.upsert(of, [chunk(of, TEXT)], embedder.embed_passages([TEXT]))
+    return store
+
+
+def library(tmp_path: Path, embedder: Embedder, store: EdgeStore, engine: Scripted, text: str | None = TEXT) -> Library:
+    """What an answer is made with; the document now says `text`."""
+    settings = Settings(corpora=tmp_path / "corpora")
+    return Library(settings, embedder, store, engine, lambda _: text, Metrics(), ThreadPoolExecutor(1))  # type: ignore[arg-type]
+
+
+def ask(question: Question, given: Library) -> list[Event]:
+    """All events."""
+
+    async def run() -> list[Event]:
+        return [event async for event in answer(question, given)]
+
+    return asyncio.run(run())
+
+
+def test_events_come_in_the_order_of_the_path(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """Passages, tokens, a citation after the sentence it belongs to, done."""
+    engine = Scripted(" It opens", " at nine in the morning.", " And the moon", " is made of green cheese.")
+    events = ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
+    assert [type(event) for event in events] == [PassagesFound, Token, Token, Token, Citation, Token, Done]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.answer == "It opens at nine in the morning. And the moon is made of green cheese."
+    assert [citation.sentence for citation in done.citations] == ["It opens at nine in the morning."]
+    assert done.refused is False
+    assert TEXT in engine.turns[-1].content
+
+
+def test_a_refusal_generates_nothing(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """The engine is not even asked; the passages are shown."""
+    events = ask(Question("Who won the world cup in 2018?"), library(tmp_path, embedder, store, Scripted(AssertionError("asked"))))
+    assert [type(event) for event in events] == [PassagesFound, Token, Done]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.refused, done.answer, done.finish_reason) == (True, prompt.REFUSAL, "refused")
+
+
+def test_an_answer_without_any_support_ends_with_what_the_documents_say(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """The invention is out already; the closest sentence, verbatim and cited, is put beside it."""
+    events = ask(Question("When does the reading room open?"), library(tmp_path, embedder, store, Scripted("It never opens its gates.")))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.answer.startswith("It never opens its gates.")
+    assert done.answer.endswith("> The reading room opens at nine in the morning.")
+    assert [citation.quote for citation in done.citations] == ["The reading room opens at nine in the morning."]
+    assert "".join(event.text for event in events if isinstance(event, Token)) == done.answer
+
+
+def test_a_document_that_is_gone_is_not_cited(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """Deleted between the search and the sentence: invariant 3."""
+    given = library(tmp_path, embedder, store, Scripted("It opens at nine in the morning."), text=None)
+    done = ask(Question("When does the reading room open?"), given)[-1]
+    assert isinstance(done, Done)
+    assert done.citations == ()
+
+
+def test_an_answer_that_begins_to_loop_or_recite_is_ended(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """A sentence told twice, or the next passage's number, is the end of what the model has to say."""
+    for rest in ("It opens at nine.\n\nNever reached.", "[2] The next passage.\n\nNever reached."):
+        engine = Scripted("It opens at nine. ", *(piece + " " for piece in rest.split(" ")), "Not", " this.")
+        done = ask(Question("When does the reading room open?"), library(tmp_path, embedder, store, engine))[-1]
+        assert isinstance(done, Done)
+        assert "Not this" not in done.answer
+        assert engine.cancelled
+
+
+def test_leaving_at_any_event_stops_the_engine(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """Invariant 7: after the first event, after a token, after a citation."""
+
+    async def leave_after(count: int, given: Library) -> None:
+        async with contextlib.aclosing(answer(Question("When does the reading room open?"), given)) as events:
+            for _ in range(count):
+                await anext(events)
+
+    for count in (1, 2, 4):
+        engine = Scripted("It opens at nine in the morning.", " It", " closes", " at six.")
+        given = library(tmp_path, embedder, store, engine)
+        asyncio.run(leave_after(count, given))
+        assert engine.cancelled
+        assert given.metrics.registry.get_sample_value("readingroom_answers_total", {"outcome": "left"}) == 1
+
+
+def test_what_is_wrong_with_the_call_is_raised_before_the_first_event(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """So that HTTP can answer with a status: a full queue, an unknown domain, a model that is not there."""
+    for question, engine, error in (
+        (Question("When does the reading room open?"), Scripted(QueueFull("Full.", "Wait.")), QueueFull),
+        (Question("When?", "nowhere"), Scripted(), UnknownDomain),
+        (Question("When?", model="other"), Scripted(), UnknownModel),
+        (Question("When?", adapter="legal"), Scripted(), UnknownModel),
+    ):
+
+        async def first(question: Question = question, engine: Scripted = engine) -> Event:
+            return await anext(answer(question, library(tmp_path, embedder, store, engine)))
+
+        with pytest.raises(error):
+            asyncio.run(first())
+
+
+def test_a_domain_sets_its_prompt_and_its_threshold(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """From its domain.toml, at the next question."""
+    toml = tmp_path / "corpora" / "a" / "domain.toml"
+    engine = Scripted("It opens at nine in the morning.")
+    toml.write_text('prompt = "Answer like a pirate."')
+    ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
+    assert engine.turns[0] == Turn("system", "Answer like a pirate.")
+    toml.write_text("abstain_below = 1.0")
+    done = ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))[-1]
+    assert isinstance(done, Done)
+    assert done.refused
