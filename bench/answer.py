@@ -39,7 +39,7 @@ from rag._llama import BATCH, Llama, Piece
 from rag.embed import Embedder
 from rag.engine import Engine
 from rag.metrics import Metrics
-from rag.records import Done, PassagesFound, Token
+from rag.records import Done, Token
 from rag.settings import Settings
 from rag.store import EdgeStore
 
@@ -68,7 +68,6 @@ class Timing:
     prompt_tokens: int
     cached_tokens: int
     search_s: float
-    passages: list[str]
 
 
 def measure(*, quick: bool) -> Part:
@@ -148,20 +147,17 @@ def _bare(llama: Llama, tokens: tuple[int, ...], count: int) -> tuple[float, lis
 def _over_http(served: Served, question: str, domain: str) -> Timing:
     started = time.perf_counter()
     clocks: list[float] = []
-    passages: list[str] = []
     done: dict[str, Any] = {}
     for now, name, data in served.ask(question, domain=domain, max_tokens=_TOKENS):
         if name == "token":
             clocks.append(now)
-        elif name == "passages":
-            passages = [passage["chunk_id"] for passage in data["passages"]]
         elif name == "done":
             done = data
         elif name == "error":
             raise RuntimeError(f"the server said: {data}")
     search_s = done["timings"]["retrieve_ms"] / 1000
     usage = done["usage"]
-    return Timing(clocks[0] - started - search_s, clocks, usage["prompt_tokens"], usage["cached_tokens"], search_s, passages)
+    return Timing(clocks[0] - started - search_s, clocks, usage["prompt_tokens"], usage["cached_tokens"], search_s)
 
 
 class _Own:
@@ -247,33 +243,29 @@ class _Own:
     async def _answer(self, question: str, domain: str) -> Timing:
         asked = path_of_a_question.Question(question, domain, max_tokens=_TOKENS)
         clocks: list[float] = []
-        passages: list[str] = []
         done: Done | None = None
         started = time.perf_counter()
         async for event in path_of_a_question.answer(asked, self._library):
             if isinstance(event, Token):
                 clocks.append(time.perf_counter())
-            elif isinstance(event, PassagesFound):
-                passages = [passage.chunk_id for passage in event.passages]
             elif isinstance(event, Done):
                 done = event
         assert done is not None
         search_s = done.timings.retrieve_ms / 1000
-        return Timing(clocks[0] - started - search_s, clocks, done.usage.prompt_tokens, done.usage.cached_tokens, search_s, passages)
+        return Timing(clocks[0] - started - search_s, clocks, done.usage.prompt_tokens, done.usage.cached_tokens, search_s)
 
 
 def _cases(count: int) -> list[Case]:
-    """Articles and their questions; the guide where the articles are absent. An article serves several cases where there are few."""
+    """Parts of articles and their questions; the guide where those are absent. A text serves several cases where there are few."""
     try:
         sources = corpus.articles()
     except Skipped:
         sources = tuple(source for source in corpus.guide() if source[2])
     cases = []
     for n, (title, text, questions) in enumerate(itertools.islice(itertools.cycle(sources), count)):
-        skip = 7 * (1 + n // len(sources))
         # Two letters that differ from case to case come first, so that no two prompts begin alike.
         rules = f"{chr(65 + n % 26)}{chr(97 + n // 26)}: {prompt.RULES}"
-        cases.append(Case(f"room-{n:02}", rules, title, text, questions[skip:] or questions))
+        cases.append(Case(f"room-{n:02}", rules, title, text, questions[n // len(sources) :] or questions))
     return cases
 
 

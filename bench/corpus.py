@@ -80,6 +80,9 @@ def prose(size: int) -> Iterator[str]:
         yield from (piece for piece in _packed(said, size) if len(piece) > size * 0.8)
 
 
+_PARAGRAPHS = 12
+
+
 @cache
 def questions() -> tuple[str, ...]:
     """Questions that people asked, of SQuAD 2.0. Raises `Skipped`."""
@@ -88,20 +91,21 @@ def questions() -> tuple[str, ...]:
 
 @cache
 def articles() -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """(title, text, answerable questions) of each article of the SQuAD 2.0 half. Raises `Skipped`."""
+    """(title, text, answerable questions) of each stretch of a dozen paragraphs of the SQuAD 2.0 half. Raises `Skipped`."""
     path = SHARED / "qa" / "squad2-dev-half" / "squad2-dev-half.json.gz"
     if not path.is_file():
         raise Skipped("needs real questions: there is no squad2-dev-half in ../shared/data/qa")
     with gzip.open(path, "rt", encoding="utf-8") as file:
         data = json.load(file)["data"]
-    return tuple(
-        (
-            article["title"].replace("_", " "),
-            "\n\n".join(paragraph["context"] for paragraph in article["paragraphs"]),
-            tuple(qa["question"].strip() for p in article["paragraphs"] for qa in p["qas"] if not qa["is_impossible"]),
-        )
-        for article in data
-    )
+    found = []
+    for article in data:
+        for i in range(0, len(article["paragraphs"]) - _PARAGRAPHS + 1, _PARAGRAPHS):
+            part = article["paragraphs"][i : i + _PARAGRAPHS]
+            text = "\n\n".join(paragraph["context"] for paragraph in part)
+            asked = tuple(qa["question"].strip() for paragraph in part for qa in paragraph["qas"] if not qa["is_impossible"])
+            if asked:
+                found.append((article["title"].replace("_", " "), text, asked))
+    return tuple(found)
 
 
 def guide() -> tuple[tuple[str, str, tuple[str, ...]], ...]:

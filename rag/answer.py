@@ -152,12 +152,12 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             citations.append(citation)
             yield citation
 
-        if said and not citations:
+        if not citations:
             # Nothing of what the model said is in the documents. It has been said, so what they do say is put beside it.
             quote = await _in_thread(library, closest_sentence, text, ready.used, library.embedder)
             citation = citer.cite(quote) if quote else None
             if citation:
-                said.append(prompt.QUOTED.format(quote=quote))
+                said.append((prompt.UNBACKED if said else "") + prompt.QUOTED.format(quote=quote))
                 citations.append(citation)
                 yield Token(said[-1])
                 yield citation
@@ -205,10 +205,12 @@ def _domain(question: Question, corpora: Path) -> Domain | None:
 
 def _check_model(question: Question, domain: Domain | None, engine: Engine) -> None:
     """Only one model is loaded and no adapter yet: another name is an error, never a silent substitute."""
-    if question.model not in (None, "", engine.model):
-        raise UnknownModel(f"The model {question.model!r} is not loaded.", f"Leave `model` out, or ask for {engine.model!r}.")
-    if question.adapter:
-        raise UnknownModel(f"There is no adapter {question.adapter!r}.", "Leave `adapter` out; none is installed.")
+    model = question.model or (domain and domain.model)
+    if model not in (None, "", engine.model):
+        raise UnknownModel(f"The model {model!r} is not loaded.", f"Leave `model` out, here or in domain.toml, or name {engine.model!r}.")
+    adapter = question.adapter or (domain and domain.adapter)
+    if adapter:
+        raise UnknownModel(f"There is no adapter {adapter!r}.", "Leave `adapter` out, here or in domain.toml; none is installed.")
 
 
 def _cite(finished: Sequence[str], citer: Citer, metrics: Metrics) -> list[Citation]:

@@ -17,8 +17,9 @@ RULES = "You are a helpful assistant. Answer the question using only the passage
 
 REFUSAL = "I could not find this in your documents."
 
-# Follows an answer of which no sentence is in the documents.
-QUOTED = "\n\nThat is not backed by a quote. The closest sentence in your documents is:\n\n> {quote}"
+# Follow an answer of which no sentence is in the documents, or none at all.
+UNBACKED = "\n\nThat is not backed by a quote. "
+QUOTED = "The closest sentence in your documents is:\n\n> {quote}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,14 @@ def test_an_answer_without_any_support_ends_with_what_the_documents_say(tmp_path
     assert "".join(event.text for event in events if isinstance(event, Token)) == done.answer
 
 
+def test_a_model_that_says_nothing_does_not_make_an_empty_answer(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """The closest sentence stands alone."""
+    done = ask(Question("When does the reading room open?"), library(tmp_path, embedder, store, Scripted()))[-1]
+    assert isinstance(done, Done)
+    assert done.answer == "The closest sentence in your documents is:\n\n> The reading room opens at nine in the morning."
+    assert len(done.citations) == 1
+
+
 def test_a_document_that_is_gone_is_not_cited(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
     """Deleted between the search and the sentence: invariant 3."""
     given = library(tmp_path, embedder, store, Scripted("It opens at nine in the morning."), text=None)
@@ -167,13 +175,17 @@ def test_what_is_wrong_with_the_call_is_raised_before_the_first_event(tmp_path: 
             asyncio.run(first())
 
 
-def test_a_domain_sets_its_prompt_and_its_threshold(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+def test_a_domain_sets_its_prompt_its_model_and_its_threshold(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
     """From its domain.toml, at the next question."""
     toml = tmp_path / "corpora" / "a" / "domain.toml"
     engine = Scripted("It opens at nine in the morning.")
     toml.write_text('prompt = "Answer like a pirate."')
     ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
     assert engine.turns[0] == Turn("system", "Answer like a pirate.")
+    for missing in ('adapter = "legal"', 'model = "other"'):
+        toml.write_text(missing)
+        with pytest.raises(UnknownModel, match=missing.split('"')[1]):
+            ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
     toml.write_text("abstain_below = 1.0")
     done = ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))[-1]
     assert isinstance(done, Done)
