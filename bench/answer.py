@@ -40,6 +40,7 @@ from rag.embed import Embedder
 from rag.engine import Engine
 from rag.metrics import Metrics
 from rag.records import Done, Token
+from rag.retrieve import strong
 from rag.settings import Settings
 from rag.store import EdgeStore
 
@@ -233,7 +234,8 @@ class _Own:
                 return tuple(bare.render(turns))
 
             budget = bare.context_tokens - _TOKENS
-            return question, prompt.build(question, passages, render=render, budget=budget, rules=case.rules).tokens
+            read = strong(passages, self._settings.retrieve.focus)
+            return question, prompt.build(question, read, render=render, budget=budget, rules=case.rules).tokens
         return None
 
     def answer(self, question: str, domain: str) -> Timing:

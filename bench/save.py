@@ -18,6 +18,7 @@ from pathlib import Path
 from bench import corpus
 from bench.figures import Part, at_most, plain, summary
 from bench.served import Served
+from rag.settings import Ingest
 
 _BYTES = 10_000
 _POLL_S = 0.05
@@ -78,7 +79,7 @@ def measure(*, quick: bool) -> Part:
         plain("the first one after a start", first, "s"),
     ]
     notes = [
-        f"{count} files of {figures['bytes']} bytes, {figures['chunks']} chunks each; of the median, settling takes 0.30 s and embedding "
+        f"{count} files of {figures['bytes']} bytes, {figures['chunks']} chunks each; of the median, settling takes {Ingest().settle_ms / 1000:.2f} s and embedding "
         f"{stages.get('embed', 0.0):.2f} s; searched every 50 ms meanwhile, {statistics.median(searches) * 1000:.0f} ms each."
     ]
     return Part(rows, figures, notes)

@@ -41,7 +41,7 @@ class Server:
 class Ingest:
     """`[ingest]`: how files become passages."""
 
-    settle_ms: int = 300
+    settle_ms: int = 200
     """A file is read once its size and time stand still for this long, in milliseconds."""
     reconcile_s: int = 300
     """Every so many seconds the whole folder is compared with the ledger, events or not."""
