@@ -78,9 +78,10 @@ def measure(*, quick: bool) -> Part:
         at_most("10 KB Markdown file saved until found, p95", figures["seconds"]["p95"], 1.5, "s"),
         plain("the first one after a start", first, "s"),
     ]
+    settling, embedding = Ingest().settle_ms / 1000, stages.get("embed", 0.0)
     notes = [
-        f"{count} files of {figures['bytes']} bytes, {figures['chunks']} chunks each; of the median, settling takes {Ingest().settle_ms / 1000:.2f} s and embedding "
-        f"{stages.get('embed', 0.0):.2f} s; searched every 50 ms meanwhile, {statistics.median(searches) * 1000:.0f} ms each."
+        f"{count} files of {figures['bytes']} bytes, {figures['chunks']} chunks each; of the median, settling takes {settling:.2f} s and "
+        f"embedding {embedding:.2f} s; searched every 50 ms meanwhile, {statistics.median(searches) * 1000:.0f} ms each."
     ]
     return Part(rows, figures, notes)
 
