@@ -154,7 +154,7 @@ def test_a_failed_file_shows_its_reason_and_remedy(page: Page, served: Served) -
     """On the library page, without a click."""
     record = served.save("uploads/broken.pdf", b"%PDF-1.7 nothing behind it")
     page.goto("/library?status=failed")
-    row = page.locator(".document", has_text="broken.pdf")
+    row = page.locator(".document", has_text="uploads/broken.pdf")
     expect(row).to_contain_text(record["error"]["message"])
     expect(row).to_contain_text(record["error"]["remedy"])
 
