@@ -247,6 +247,8 @@ _RANGES = {
 
 
 def _check(settings: Settings) -> None:
+    if settings.store.url:
+        raise InvalidSettings(f"Setting 'store.url' is {settings.store.url!r}; a Qdrant server is not supported yet.", "Leave it empty.")
     for key, (low, high) in _RANGES.items():
         section, name = key.split(".")
         value = getattr(getattr(settings, section), name)

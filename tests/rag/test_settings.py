@@ -41,6 +41,7 @@ def test_a_flag_that_was_not_given_changes_nothing() -> None:
         ("ingest.polling", "maybe"),
         ("retrieve.abstain_below", "2"),
         ("corpora", ""),
+        ("store.url", "http://127.0.0.1:6333"),
     ],
 )
 def test_a_mistake_names_the_key_and_the_remedy(key: str, value: object) -> None:
