@@ -18,7 +18,7 @@ import types
 import zipfile
 from typing import Any
 
-from ingest.parse import Builder, Parsed, too_much_text
+from ingest.parse import Builder, Options, Parsed, too_much_text
 from rag.errors import MissingPackage, ParseFailed
 
 # Unpacked size of an Office file above which it is taken for a bomb: 4 times the largest file we accept.
@@ -45,7 +45,17 @@ def _import(module: str) -> Any:
         raise MissingPackage(f"{module} cannot be imported: {error}.", "Run `make venv` again.") from error
 
 
-def read(data: bytes, reader: str) -> Parsed:
+def read_docx(data: bytes, options: Options) -> Parsed:
+    """A Word file."""
+    return _read(data, "docx")
+
+
+def read_pptx(data: bytes, options: Options) -> Parsed:
+    """A presentation; a slide is a page."""
+    return _read(data, "pptx")
+
+
+def _read(data: bytes, reader: str) -> Parsed:
     """An Office file. Raises `ParseFailed` with `broken_file` or `too_large`."""
     _check_archive(data)
     module = _import(f"unstructured.partition.{reader}")
@@ -62,7 +72,7 @@ def read(data: bytes, reader: str) -> Parsed:
     return builder.build(_core_title(data))
 
 
-def read_html(text: str) -> Parsed:
+def read_html(text: str, options: Options) -> Parsed:
     """A page's visible text, with `<title>` as its title."""
     module = _import("unstructured.partition.html")
     # unstructured gives no elements for a page that is only a declaration; an lxml string must not declare an encoding.

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Reader = Literal["markdown", "text", "code", "html", "pdf", "docx", "csv", "pptx", "xlsx", "email"]
+Reader = Literal[
+    "markdown", "text", "rst", "org", "code", "json", "jsonl", "yaml", "toml", "xml", "notebook", "html", "csv",
+    "pdf", "image", "docx", "doc", "odt", "rtf", "pptx", "ppt", "xlsx", "xls", "epub", "email", "msg", "mbox", "zip",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +31,42 @@ FORMATS: dict[str, Format] = {
     ".txt": Format("text/plain", "text"),
     ".text": Format("text/plain", "text"),
     ".log": Format("text/plain", "text"),
-    ".rst": Format("text/x-rst", "text"),
-    ".org": Format("text/org", "text"),
+    ".rst": Format("text/x-rst", "rst"),
+    ".org": Format("text/org", "org"),
     ".html": Format("text/html", "html"),
     ".htm": Format("text/html", "html"),
     ".xhtml": Format("application/xhtml+xml", "html"),
     ".pdf": Format("application/pdf", "pdf"),
     ".docx": Format(f"{_OFFICE}.wordprocessingml.document", "docx"),
+    ".docm": Format("application/vnd.ms-word.document.macroEnabled.12", "docx"),
+    ".doc": Format("application/msword", "doc"),
+    ".odt": Format("application/vnd.oasis.opendocument.text", "odt"),
+    ".rtf": Format("application/rtf", "rtf"),
     ".pptx": Format(f"{_OFFICE}.presentationml.presentation", "pptx"),
+    ".ppt": Format("application/vnd.ms-powerpoint", "ppt"),
     ".xlsx": Format(f"{_OFFICE}.spreadsheetml.sheet", "xlsx"),
+    ".xlsm": Format("application/vnd.ms-excel.sheet.macroEnabled.12", "xlsx"),
+    ".xls": Format("application/vnd.ms-excel", "xls"),
     ".csv": Format("text/csv", "csv"),
     ".tsv": Format("text/tab-separated-values", "csv"),
+    ".epub": Format("application/epub+zip", "epub"),
     ".eml": Format("message/rfc822", "email"),
-    ".json": Format("application/json", "code"),
-    ".jsonl": Format("application/jsonl", "code"),
-    ".xml": Format("application/xml", "code"),
-    ".yaml": Format("application/yaml", "code"),
-    ".yml": Format("application/yaml", "code"),
-    ".toml": Format("application/toml", "code"),
+    ".msg": Format("application/vnd.ms-outlook", "msg"),
+    ".mbox": Format("application/mbox", "mbox"),
+    ".ipynb": Format("application/x-ipynb+json", "notebook"),
+    ".json": Format("application/json", "json"),
+    ".jsonl": Format("application/jsonl", "jsonl"),
+    ".ndjson": Format("application/x-ndjson", "jsonl"),
+    ".xml": Format("application/xml", "xml"),
+    ".yaml": Format("application/yaml", "yaml"),
+    ".yml": Format("application/yaml", "yaml"),
+    ".toml": Format("application/toml", "toml"),
+    ".png": Format("image/png", "image"),
+    ".jpg": Format("image/jpeg", "image"),
+    ".jpeg": Format("image/jpeg", "image"),
+    ".tif": Format("image/tiff", "image"),
+    ".tiff": Format("image/tiff", "image"),
+    ".zip": Format("application/zip", "zip"),
 }
 _SOURCE = (
     "py pyi js mjs ts tsx jsx c h cc cpp hpp cs go rs java kt swift scala rb php pl lua r jl hs ex erl clj "
@@ -58,7 +79,10 @@ PLAIN = Format("text/plain", "text")
 UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 
 # What the message of `unsupported_format` names; source code has too many suffixes to list.
-NAMED = "md, txt, html, pdf, docx, pptx, xlsx, csv, tsv, eml, json, yaml, xml and source code"
+NAMED = (
+    "md, txt, rst, org, html, pdf, docx, doc, odt, rtf, pptx, ppt, xlsx, xls, csv, tsv, epub, eml, msg, mbox, ipynb, json, jsonl, "
+    "yaml, toml, xml, png, jpg, tiff, zip and source code"
+)
 
 
 def suffix_of(name: str) -> str:

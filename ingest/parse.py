@@ -1,17 +1,20 @@
 """A file's bytes -> `Parsed`: its stable text and the blocks (headings, paragraphs, table rows) in it.
 
 Runs in the parser process (`ingest/child.py`), one file at a time. Here: which reader a file gets, what its
-first bytes say against its suffix, how text is decoded, and the `Builder` that the readers write to. The readers:
-`ingest/plain.py` (Markdown, text, CSV, by their own structure), `ingest/pdf.py` (pypdfium2) and
-`ingest/elements.py` (HTML, Office, mail, through unstructured). Not here: limits (`ingest/sandbox.py`) and chunks.
+first bytes say against its suffix, how text is decoded, and the `Builder` that the readers write to. The readers are
+the modules that `_READERS` names, one a family of formats. Not here: limits (`ingest/sandbox.py`), what lies inside
+an archive or a mail (`ingest/members.py`), and chunks.
 """
 
 from __future__ import annotations
 
 import codecs
+import dataclasses
+import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ingest.formats import NAMED, format_of, suffix_of
 from rag.errors import ParseFailed
@@ -41,12 +44,39 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A file inside the file: an attachment, a file of an archive. It becomes a document of its own below its parent's path.
+
+    `path` is as the parent has it, with `/`; `size` in bytes is what the parent declares, None where it does not.
+    `read(limit)` gives the bytes, at most `limit` of them; raises `ParseFailed`.
+    """
+
+    path: str
+    size: int | None
+    read: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Parsed:
     """What a reader makes of a file. `title` is the document's own, or None; `blocks` are in order and do not overlap."""
 
     text: str
     blocks: tuple[Block, ...]
     title: str | None
+    members: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a reader is told besides the bytes. `languages` are those of the domain (ISO 639-1), for OCR.
+
+    `step(done, of)` is to be called now and then by a reader that takes long (after each page, say): it is shown to people,
+    and a parser that steps is not taken for one that hangs.
+    """
+
+    name: str = ""
+    languages: tuple[str, ...] = ("en",)
+    step: Callable[[int, int], None] = lambda done, of: None
 
 
 class Builder:
@@ -127,7 +157,46 @@ def clean(text: str) -> str:
     return _UNWANTED.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
 
 
-def parse(data: bytes, name: str) -> Parsed:
+# reader -> (module, function). A function of `_FROM_BYTES` takes (data, options), the others (text, options).
+_READERS: dict[str, tuple[str, str]] = {
+    "markdown": ("plain", "read_markdown"),
+    "text": ("plain", "read_text"),
+    "csv": ("plain", "read_csv"),
+    "code": ("code", "read"),
+    "rst": ("markup", "read_rst"),
+    "org": ("markup", "read_org"),
+    "json": ("data", "read_json"),
+    "jsonl": ("data", "read_jsonl"),
+    "yaml": ("data", "read_yaml"),
+    "toml": ("data", "read_toml"),
+    "xml": ("data", "read_xml"),
+    "notebook": ("notebook", "read"),
+    "html": ("elements", "read_html"),
+    "pdf": ("pdf", "read"),
+    "image": ("ocr", "read"),
+    "docx": ("elements", "read_docx"),
+    "pptx": ("elements", "read_pptx"),
+    "doc": ("legacy", "read_doc"),
+    "ppt": ("legacy", "read_ppt"),
+    "rtf": ("rtf", "read"),
+    "odt": ("odt", "read"),
+    "epub": ("epub", "read"),
+    "xlsx": ("sheets", "read_xlsx"),
+    "xls": ("sheets", "read_xls"),
+    "email": ("mail", "read_eml"),
+    "msg": ("mail", "read_msg"),
+    "mbox": ("mail", "read_mbox"),
+    "zip": ("archive", "read"),
+}
+_FROM_BYTES = {"pdf", "image", "docx", "pptx", "doc", "ppt", "rtf", "odt", "epub", "xlsx", "xls", "email", "msg", "mbox", "zip"}
+# What the first bytes of these must say; the readers of the others find out for themselves.
+_BEGINS = {
+    "pdf": "pdf", "image": "image", "docx": "zip", "pptx": "zip", "xlsx": "zip", "odt": "zip", "epub": "zip", "zip": "zip",
+    "doc": "ole", "ppt": "ole", "xls": "ole", "msg": "ole",
+}  # fmt: skip
+
+
+def parse(data: bytes, name: str, options: Options | None = None) -> Parsed:
     """Read a file's bytes; `name` is its file name. Raises `ParseFailed` with a code for each way it can be unreadable."""
     form = format_of(name)
     if form is None:
@@ -138,27 +207,23 @@ def parse(data: bytes, name: str) -> Parsed:
         )
     if not data:
         return Parsed("", (), None)
-    reader = form.reader
+    reader: str = form.reader
+    options = dataclasses.replace(options or Options(), name=name)
     actual = magic(data)
-    if reader == "pdf":
-        if actual != "pdf":
-            raise _wrong_content(name, actual)
-        from ingest import pdf
-
-        return pdf.read(data)
-    if reader in ("docx", "pptx", "xlsx"):
-        if actual == "ole":
-            # Word and Excel wrap a password-protected file into an OLE container under the new suffix.
-            raise ParseFailed(
-                "encrypted",
-                f"{name} is protected by a password, or is an old Office file under a new name.",
-                f"Save it without a password as {reader}.",
-            )
-        if actual != "zip":
-            raise _wrong_content(name, actual)
-        from ingest import elements
-
-        return elements.read(data, reader)
+    if reader == "doc" and data.lstrip()[:5] == b"{\\rtf":
+        reader = "rtf"  # Word saves it so when told to, and opens it
+    expected = _BEGINS.get(reader)
+    if expected == "zip" and actual == "ole":
+        # Word and Excel wrap a password-protected file into an OLE container under the new suffix.
+        raise ParseFailed(
+            "encrypted",
+            f"{name} is protected by a password, or is an old Office file under a new name.",
+            f"Save it without a password as {reader}.",
+        )
+    if expected and actual != expected:
+        raise _wrong_content(name, actual)
+    if reader in _FROM_BYTES:
+        return _reader(reader)(data, options)
     if actual:
         raise ParseFailed("binary_file", f"{name} holds {_SPOKEN[actual]}, not text.", "Give the file the suffix of what it is.")
     text = decode(data, html=reader == "html")
@@ -166,17 +231,12 @@ def parse(data: bytes, name: str) -> Parsed:
         raise ParseFailed("binary_file", f"{name} is not text.", "Convert it to text, or leave it out with `ignore` in domain.toml.")
     if len(text) > MAX_CHARS:
         raise too_much_text()
-    if reader in ("html", "email"):
-        from ingest import elements
+    return _reader(reader)(text, options)
 
-        return elements.read_html(text) if reader == "html" else elements.read_email(data)
-    from ingest import plain
 
-    if reader == "markdown":
-        return plain.read_markdown(text)
-    if reader == "csv":
-        return plain.read_csv(text, "\t" if suffix_of(name) == ".tsv" else None)
-    return plain.read_text(text, "code" if reader == "code" else "paragraph")
+def _reader(name: str) -> Callable[[Any, Options], Parsed]:
+    module, function = _READERS[name]
+    return getattr(importlib.import_module(f"ingest.{module}"), function)
 
 
 def too_much_text() -> ParseFailed:
@@ -193,7 +253,7 @@ def _wrong_content(name: str, actual: str | None) -> ParseFailed:
 
 _MAGIC = (
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"), (b"\x89PNG\r\n", "image"),
-    (b"\xff\xd8\xff", "image"), (b"GIF87a", "image"), (b"GIF89a", "image"), (b"\x7fELF", "program"), (b"\x1f\x8b\x08", "archive"),
+    (b"\xff\xd8\xff", "image"), (b"II*\0", "image"), (b"MM\0*", "image"), (b"GIF87a", "image"), (b"GIF89a", "image"), (b"\x7fELF", "program"), (b"\x1f\x8b\x08", "archive"),
     (b"7z\xbc\xaf", "archive"), (b"Rar!\x1a", "archive"), (b"BZh", "archive"), (b"\xfd7zXZ", "archive"), (b"SQLite format 3\0", "database"),
 )  # fmt: skip
 _SPOKEN = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from ingest.parse import Builder, Parsed, clean
+from ingest.parse import Builder, Options, Parsed, clean
 from rag.errors import ParseFailed
 
 # A heading is set at least this much larger than the body: 10 pt text has 12 pt headings, rarely less.
@@ -31,7 +31,7 @@ class _Line:
     hyphenated: bool
 
 
-def read(data: bytes) -> Parsed:
+def read(data: bytes, options: Options) -> Parsed:
     """Raises `ParseFailed` with `encrypted`, `broken_file` or `no_text`."""
     import pypdfium2 as pdfium
     import pypdfium2.raw as raw

@@ -15,7 +15,8 @@ import sys
 from collections import Counter
 from typing import Any
 
-from ingest.parse import Block, Builder, Kind, Parsed
+from ingest.formats import suffix_of
+from ingest.parse import Block, Builder, Kind, Options, Parsed
 from rag.errors import ParseFailed
 
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)?\1[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -30,7 +31,7 @@ def _markdown() -> Any:
     return MarkdownIt("commonmark").enable("table").disable("inline")
 
 
-def read_markdown(text: str) -> Parsed:
+def read_markdown(text: str, options: Options) -> Parsed:
     """Headings (both styles), list items, fenced code, table rows and paragraphs, by their lines."""
     starts = _line_starts(text)
     blocks: list[Block] = []
@@ -76,22 +77,23 @@ def read_markdown(text: str) -> Parsed:
     return Parsed(text, tuple(blocks), title[:300] if title else None)
 
 
-def read_text(text: str, kind: Kind = "paragraph") -> Parsed:
+def read_text(text: str, options: Options) -> Parsed:
     """Paragraphs between blank lines."""
     blocks: list[Block] = []
     for match in _PARAGRAPH.finditer(text):
-        _append(blocks, text, kind, match.start(), match.end())
+        _append(blocks, text, "paragraph", match.start(), match.end())
     return Parsed(text, tuple(blocks), None)
 
 
 _PARAGRAPH = re.compile(r"[^\n]*\S[^\n]*(?:\n[^\n]*\S[^\n]*)*")
 
 
-def read_csv(text: str, delimiter: str | None) -> Parsed:
+def read_csv(text: str, options: Options) -> Parsed:
     """One block a row, `Header: value; Header: value`. Raises `ParseFailed`."""
+    delimiter = "\t" if suffix_of(options.name) == ".tsv" else _delimiter(text)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or _delimiter(text)))
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
         raise ParseFailed("broken_file", f"It is not a valid table: {error}.", "Save it again as CSV.") from error
     builder = Builder()

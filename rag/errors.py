@@ -119,7 +119,7 @@ class StoreLocked(Busy):
 
 class ParseFailed(ReadingRoomError):
     """A file that cannot be read. `code` is given per case: `unsupported_format`, `too_large`, `binary_file`,
-    `encrypted`, `broken_file`, `out_of_memory`, `timed_out`, `unreadable`, `no_text`."""
+    `encrypted`, `broken_file`, `out_of_memory`, `timed_out`, `unreadable`, `no_text`, `missing_program`, `too_deep`."""
 
     code, status, title = "parse_failed", 422, "The file cannot be read"
 

@@ -48,7 +48,8 @@ class Document:
     """One file of the watched folder, as the ledger knows it.
 
     `path` is relative to `corpora/`, with `/`, and so begins with the domain (`guide/start.md`).
-    `status` is `failed` exactly when `error` is set.
+    `status` is `failed` exactly when `error` is set. `container` is the path of the archive or mail that the document lies
+    in, and None for a file of its own. `progress` is the share of the present stage that is done, 0..1, while it is known.
     """
 
     id: str
@@ -62,6 +63,8 @@ class Document:
     error: Failure | None
     modified_at: float
     indexed_at: float | None
+    container: str | None = None
+    progress: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
