@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rag.domains import Domain, find_domain, read_domain, read_domains
+from rag.domains import ALWAYS_IGNORED, Domain, find_domain, read_domain, read_domains
 from rag.errors import InvalidSettings, UnknownDomain
 
 
@@ -57,9 +60,23 @@ def test_an_unknown_domain_is_an_error_that_names_the_known_ones(tmp_path: Path)
     [
         ("a.md", False), ("domain.toml", True), ("sub/domain.toml", False), (".hidden.md", True), (".git/config.md", True),
         ("~$a.docx", True), ("a.md~", True), ("x.part", True), ("a.swp", True), ("drafts/a.md", True), ("x/drafts/a.md", True),
-        ("a.bak.md", True), ("drafts.md", False),
+        ("a.bak.md", True), ("drafts.md", False), ("~WRL0001.tmp", True), (".~lock.a.odt#", True), ("a.txt.sb-1a2b3c4d-AbCdEf", True),
+        ("__MACOSX/a.md", True), ("@eaDir/a.md", True), ("#recycle/a.md", True), ("node_modules/a.md", False),
     ],
 )  # fmt: skip
 def test_what_is_ignored(path: str, left_out: bool) -> None:
     """Temporary files always; patterns on the whole path and on each part of it."""
     assert Domain("d", ignore=("drafts/", "*.bak.md")).ignores(path) is left_out
+
+
+@given(
+    st.text("ad~$#./*[!]? -\n", max_size=12),
+    st.lists(st.text("ad~$#./*[!]?-", min_size=1, max_size=6), max_size=3),
+)
+def test_all_patterns_as_one_ignore_what_they_ignore_one_by_one(path: str, ignore: list[str]) -> None:
+    """The expression that they are joined into is an optimization and nothing else."""
+    parts = path.split("/")
+    one_by_one = any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in ALWAYS_IGNORED) or any(
+        fnmatch.fnmatchcase(path, pattern) or any(fnmatch.fnmatchcase(part, pattern.rstrip("/")) for part in parts) for pattern in ignore
+    )
+    assert Domain("d", ignore=tuple(ignore)).ignores(path) == one_by_one
