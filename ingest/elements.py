@@ -1,28 +1,28 @@
-"""HTML, Word, PowerPoint, Excel and mail -> blocks, through unstructured's partitioners. Its only importer.
+"""Word and PowerPoint -> blocks, through unstructured's partitioners. Its only importer.
 
 unstructured decides what is a "title" or "narrative" with a spaCy parse of every block: most of its time, 250 MB with
-torch behind it, and a guess. We take structure from styles and tags instead, so its tokenizer module is replaced
-before it is imported (`_import`), and spaCy and its model are never loaded. Read next: `ingest/chunk.py`.
+torch behind it, and a guess. We take structure from styles instead, so its tokenizer module is replaced before it is
+imported (`_import`), and spaCy and its model are never loaded. What its Word partitioner passes over (footnotes, text
+boxes, tracked insertions, content controls, formulas) is moved to where it looks: `ingest/word.py`. HTML is in
+`ingest/html.py`, Excel in `ingest/sheets.py`. Read next: `ingest/chunk.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import html
 import importlib
 import io
 import os
-import re
 import sys
 import types
-import zipfile
+from itertools import groupby
 from typing import Any
 
-from ingest.parse import Builder, Options, Parsed, too_much_text
+from ingest import html, package, word
+from ingest.parse import Builder, Options, Parsed
 from rag.errors import MissingPackage, ParseFailed
 
-# Unpacked size of an Office file above which it is taken for a bomb: 4 times the largest file we accept.
-_LARGEST_UNPACKED = 1 << 30
 _SKIPPED = {"Header", "Footer", "PageBreak", "PageNumber", "Image"}
 
 
@@ -46,124 +46,58 @@ def _import(module: str) -> Any:
 
 
 def read_docx(data: bytes, options: Options) -> Parsed:
-    """A Word file."""
-    return _read(data, "docx")
+    """A Word file; pages are those that Word noted when it saved. Raises `ParseFailed`."""
+    with package.opened(data) as archive:
+        title = package.core_title(archive)
+        prepared = word.prepare(archive)
+    builder = Builder()
+    for element in _partition("docx", prepared):
+        _add(builder, element, heading=element.category == "Title")
+    return builder.build(title)
 
 
 def read_pptx(data: bytes, options: Options) -> Parsed:
-    """A presentation; a slide is a page."""
-    return _read(data, "pptx")
-
-
-def _read(data: bytes, reader: str) -> Parsed:
-    """An Office file. Raises `ParseFailed` with `broken_file` or `too_large`."""
-    _check_archive(data)
-    module = _import(f"unstructured.partition.{reader}")
-    partition = getattr(module, f"partition_{reader}")
-    options = {"find_subtable": False} if reader == "xlsx" else {}
-    found = _partition(partition, file=io.BytesIO(data), **options)
+    """A presentation: a slide is a page under its title, the speaker's notes at its end. Raises `ParseFailed`."""
+    with package.opened(data) as archive:
+        title = package.core_title(archive)
     builder = Builder()
-    sheet = None
-    for element in found:
-        if reader == "xlsx" and element.metadata.page_name != sheet:
-            sheet = element.metadata.page_name
-            builder.add("heading", sheet or "", level=1, page=element.metadata.page_number)
-        _add(builder, element, paged=reader != "xlsx")
-    return builder.build(_core_title(data))
+    found = [element for element in _partition("pptx", io.BytesIO(data), include_slide_notes=True) if element.category not in _SKIPPED]
+    for page, slide in groupby(found, key=lambda element: element.metadata.page_number):
+        elements = list(slide)
+        # Depth 0 is the title's placeholder; deeper "titles" are short texts anywhere. Shapes may lie in any order.
+        title_at = next((i for i, e in enumerate(elements) if e.category == "Title" and not e.metadata.category_depth), None)
+        if title_at is not None:
+            title = title or elements[title_at].text
+            _add(builder, elements.pop(title_at), heading=True)
+        else:
+            builder.add("heading", f"Slide {page}", level=1, page=page)  # else it would stand under the last slide's title
+        for element in elements:
+            _add(builder, element, heading=False)
+    return dataclasses.replace(builder.build(title), title=title)
 
 
-def read_html(text: str, options: Options) -> Parsed:
-    """A page's visible text, with `<title>` as its title."""
-    module = _import("unstructured.partition.html")
-    # unstructured gives no elements for a page that is only a declaration; an lxml string must not declare an encoding.
-    text = re.sub(r"\A\s*<\?xml[^>]*\?>", "", text)
-    if not text.strip():
-        return Parsed("", (), None)
-    found = _partition(module.partition_html, text=text)
-    builder = Builder()
-    for element in found:
-        _add(builder, element)
-    title = re.search(r"<title[^>]*>(.*?)</title", text[:200_000], re.IGNORECASE | re.DOTALL)
-    return builder.build(" ".join(html.unescape(title[1]).split()) if title else None)
-
-
-def read_email(data: bytes) -> Parsed:
-    """A mail: the subject as heading and title, who and when as a paragraph, then the body."""
-    module = _import("unstructured.partition.email")
-    found = _partition(module.partition_email, file=io.BytesIO(data))
-    builder = Builder()
-    about = found[0].metadata if found else None
-    subject = (about.subject or "").strip() if about else ""
-    builder.add("heading", subject, level=1)
-    if about:
-        lines = [("From", about.sent_from), ("To", about.sent_to), ("Date", about.last_modified)]
-        builder.add("paragraph", "\n".join(f"{k}: {', '.join(v) if isinstance(v, list) else v}" for k, v in lines if v))
-    for element in found:
-        _add(builder, element, titles=False)
-    return builder.build(subject or None)
-
-
-def _partition(partition: Any, **source: Any) -> list[Any]:
+def _partition(kind: str, file: io.BytesIO, **options: Any) -> list[Any]:
+    partition = getattr(_import(f"unstructured.partition.{kind}"), f"partition_{kind}")
     try:
         # languages=[""] leaves out the language detection, which is of no use to us.
-        return partition(**source, languages=[""])
+        return partition(file=file, languages=[""], **options)
     except (MemoryError, ParseFailed):
         raise
     except Exception as error:  # a dozen libraries lie below, each with its own exceptions
-        raise ParseFailed(
-            "broken_file", f"The file is damaged and cannot be read ({type(error).__name__}).", "Save or download it again."
-        ) from error
+        raise package.broken(error) from error
 
 
-def _add(builder: Builder, element: Any, *, paged: bool = True, titles: bool = True) -> None:
+def _add(builder: Builder, element: Any, *, heading: bool) -> None:
     category, metadata = element.category, element.metadata
-    page = metadata.page_number if paged else None
     if category in _SKIPPED:
         return
     if category == "Table" and metadata.text_as_html:
-        rows, header = _rows(metadata.text_as_html)
-        builder.add_table(rows, page=page, header=header)
-    elif category == "Title" and titles:  # in plain text it would be a guess
-        builder.add("heading", " ".join(element.text.split()), level=min((metadata.category_depth or 0) + 1, 6), page=page)
+        rows, header = html.table(metadata.text_as_html)
+        builder.add_table(rows, page=metadata.page_number, header=header)
+    elif heading:
+        level = min((metadata.category_depth or 0) + 1, 6)
+        builder.add("heading", " ".join(element.text.split()), level=level, page=metadata.page_number)
     elif category == "ListItem":
-        builder.add("list_item", element.text, page=page)
+        builder.add("list_item", element.text, page=metadata.page_number)
     else:
-        builder.add("code" if category == "CodeSnippet" else "paragraph", element.text, page=page)
-
-
-def _rows(table: str) -> tuple[list[list[str]], list[str] | None]:
-    import lxml.html
-
-    rows = []
-    header = None
-    for i, tr in enumerate(lxml.html.fromstring(table).iter("tr")):
-        cells = [cell for cell in tr if cell.tag in ("td", "th")]
-        values = [" ".join(cell.text_content().split()) for cell in cells]
-        if i == 0 and len(cells) > 1 and all(cell.tag == "th" for cell in cells):
-            header = values
-        else:
-            rows.append(values)
-    return (rows, header) if rows else ([header] if header else [], None)
-
-
-def _check_archive(data: bytes) -> None:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(item.file_size for item in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise ParseFailed("broken_file", "The file is damaged: it is no valid archive.", "Save or download it again.") from error
-    if unpacked > _LARGEST_UNPACKED:
-        raise too_much_text()
-
-
-def _core_title(data: bytes) -> str | None:
-    """The title in an Office file's properties."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            core = archive.read("docProps/core.xml")[:100_000].decode("utf-8", errors="replace")
-    except (KeyError, zipfile.BadZipFile, OSError, ValueError, RuntimeError):
-        return None
-    found = re.search(r"<dc:title[^>]*>([^<]+)</dc:title>", core)
-    title = html.unescape(found[1]).strip() if found else ""
-    # What templates leave behind says nothing about the document.
-    return None if title.lower() in ("", "title", "powerpoint presentation", "untitled", "word document") else title
+        builder.add("code" if category == "CodeSnippet" else "paragraph", element.text, page=metadata.page_number)
