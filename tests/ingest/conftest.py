@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -129,3 +131,29 @@ def close_rig(rig: Rig) -> None:
     rig.pipeline.close()
     rig.ledger.close()
     rig.store.close()
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder with its files as they are at this moment, open or not: of a `data_dir`, what a crash would leave now.
+
+    Holes stay holes: the store's files are 180 MB of which 5 are there, and a test copies them a hundred times.
+    """
+    shutil.copytree(source, target, symlinks=True, copy_function=_copy_sparse)
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    with open(source, "rb", buffering=0) as read, open(target, "wb", buffering=0) as write:
+        size = os.fstat(read.fileno()).st_size
+        write.truncate(size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break  # nothing but a hole from here on
+            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
+            write.seek(at)
+            read.seek(at)
+            while at < end:
+                at += write.write(read.read(min(end - at, 1 << 20)))
+    shutil.copystat(source, target)
