@@ -1,8 +1,9 @@
 """Blocks -> chunks: spans of the text, small enough for the embedder, each with its heading path and page. Pure.
 
 A chunk is one contiguous span: neighbouring blocks of one section and page are packed up to the budget, an overlong
-block is cut at a sentence, else a line, else a word. What the embedder reads is the heading path and the text
-(`Chunked.embed_texts`); its hash decides whether a vector can be used again. Vectors are made in `ingest/pipeline.py`.
+block is cut at a sentence, else a line, else a word; code at a blank line, else a line. Code that fits stays whole.
+What the embedder reads is the heading path and the text (`Chunked.embed_texts`); its hash decides whether a vector can
+be used again. Vectors are made in `ingest/pipeline.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ingest.parse import Block, Parsed
 from rag import records
 from rag.records import Chunk
 
-VERSION = 1
+VERSION = 2
 """Part of the pipeline's fingerprint: raise it when the same blocks make other chunks."""
 
 # A word of 1 MB (base64, a minified script) is one unknown token to a WordPiece model, so characters are bounded too:
@@ -82,6 +83,10 @@ def _pack(text: str, blocks: Sequence[Block], counts: Sequence[int], budget: int
             while headings and headings[-1][0] >= level:
                 headings.pop()
             headings.append((level, block.label or text[block.start : block.end]))
+        elif block.level is not None and headings and headings[-1][0] >= block.level:
+            close()  # it stands beside what the last headings are above
+            while headings and headings[-1][0] >= block.level:
+                headings.pop()
         path = tuple(label for _, label in headings)
         if (
             open_span is not None
@@ -96,7 +101,14 @@ def _pack(text: str, blocks: Sequence[Block], counts: Sequence[int], budget: int
             only_headings = only_headings and block.kind == "heading"
             continue
         start = block.start
-        if open_span is not None and only_headings and open_span.page == block.page and open_span.tokens <= budget // 4:
+        fits = tokens <= budget and size <= budget * _CHARS_PER_TOKEN
+        if (
+            open_span is not None
+            and only_headings
+            and open_span.page == block.page
+            and open_span.tokens <= budget // 4
+            and not (block.kind == "code" and fits)
+        ):
             # The heading's own line stays with the text below it, and that is cut instead.
             start = open_span.start
             size, tokens = block.end - start, tokens + open_span.tokens
@@ -108,7 +120,7 @@ def _pack(text: str, blocks: Sequence[Block], counts: Sequence[int], budget: int
             open_span = _Span(start, block.end, tokens, block.page, path)
             only_headings = block.kind == "heading"
         else:
-            pieces = _cut(text, start, block.end, budget, token_spans)
+            pieces = _cut(text, start, block.end, budget, token_spans, _CODE if block.kind == "code" else _PROSE)
             done.extend(_Span(s, e, n, block.page, path) for s, e, n in pieces[:-1])
             # The last piece may be short: what follows in the section can join it.
             open_span = _Span(*pieces[-1], block.page, path) if pieces else None
@@ -121,14 +133,18 @@ def _pack(text: str, blocks: Sequence[Block], counts: Sequence[int], budget: int
 _SENTENCE = re.compile(r"[.!?\u2026][\"'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f]")
 _LINE = re.compile(r"\n\s*")
 _SPACE = re.compile(r"\s+")
+_PROSE = (_SENTENCE, _LINE, _SPACE)
+_CODE = (re.compile(r"\n[^\S\n]*\n\s*"), _LINE, _SPACE)  # a full stop ends nothing in code
 
 
-def _cut(text: str, start: int, end: int, budget: int, token_spans: TokenSpans) -> list[tuple[int, int, int]]:
+def _cut(
+    text: str, start: int, end: int, budget: int, token_spans: TokenSpans, places_to_cut: Sequence[re.Pattern[str]]
+) -> list[tuple[int, int, int]]:
     """Cut `text[start:end]` into (start, end, tokens) pieces within the budget, each as long as its boundary allows."""
     body = text[start:end]
     tokens = token_spans(body)
     ends = [b for _, b in tokens]
-    boundaries = [[m.end() for m in pattern.finditer(body)] for pattern in (_SENTENCE, _LINE, _SPACE)]
+    boundaries = [[m.end() for m in pattern.finditer(body)] for pattern in places_to_cut]
     pieces = []
     at = first = 0  # the piece's first character and first token
     while at < len(body):

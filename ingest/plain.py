@@ -33,13 +33,13 @@ def _markdown() -> Any:
 
 def read_markdown(text: str, options: Options) -> Parsed:
     """Headings (both styles), list items, fenced code, table rows and paragraphs, by their lines."""
-    starts = _line_starts(text)
+    starts = line_starts(text)
     blocks: list[Block] = []
     source, title, first_line = text, None, 0
     if front := _FRONT_MATTER.match(text):
         first_line = text.count("\n", 0, front.end())
         source = "\n" * first_line + text[front.end() :]
-        _append(blocks, text, "front_matter", 0, front.end())
+        add_span(blocks, text, "front_matter", 0, front.end())
         if found := _FRONT_TITLE.search(front[2] or ""):
             title = found[1].strip().strip("\"'") or None
     line = first_line  # everything above it is in a block already
@@ -68,10 +68,10 @@ def read_markdown(text: str, options: Options) -> Parsed:
             kind = {"fence": "code", "code_block": "code", "html_block": "markup", "hr": "markup"}.get(token.type, "paragraph")  # type: ignore[assignment]
         begin, end = token.map
         if begin > line:  # lines of no token: link definitions, the rule below a table's head
-            _append(blocks, text, "markup", starts[line], starts[begin])
-        _append(blocks, text, kind, starts[max(begin, line)], starts[end], level, label)
+            add_span(blocks, text, "markup", starts[line], starts[begin])
+        add_span(blocks, text, kind, starts[max(begin, line)], starts[end], level, label)
         line = max(line, end)
-    _append(blocks, text, "markup", starts[min(line, len(starts) - 1)], len(text))
+    add_span(blocks, text, "markup", starts[min(line, len(starts) - 1)], len(text))
     if title is None:
         title = next((block.label for block in blocks if block.kind == "heading" and block.level == 1 and block.label), None)
     return Parsed(text, tuple(blocks), title[:300] if title else None)
@@ -80,12 +80,13 @@ def read_markdown(text: str, options: Options) -> Parsed:
 def read_text(text: str, options: Options) -> Parsed:
     """Paragraphs between blank lines."""
     blocks: list[Block] = []
-    for match in _PARAGRAPH.finditer(text):
-        _append(blocks, text, "paragraph", match.start(), match.end())
+    for match in PARAGRAPH.finditer(text):
+        add_span(blocks, text, "paragraph", match.start(), match.end())
     return Parsed(text, tuple(blocks), None)
 
 
-_PARAGRAPH = re.compile(r"[^\n]*\S[^\n]*(?:\n[^\n]*\S[^\n]*)*")
+# It begins at a visible character, and no part is tried twice: a line of a million blanks takes no time.
+PARAGRAPH = re.compile(r"\S[^\n]*+(?:\n[^\S\n]*+\S[^\n]*+)*+")
 
 
 def read_csv(text: str, options: Options) -> Parsed:
@@ -128,7 +129,8 @@ def _cells(row: str) -> str:
     return " | ".join(cell.strip() for cell in row.strip("|").split("|"))
 
 
-def _line_starts(text: str) -> list[int]:
+def line_starts(text: str) -> list[int]:
+    """Where each line begins, and the text's end twice: `starts[n]` is also the end of line `n - 1`, the last one's too."""
     starts = [0]
     starts.extend(match.end() for match in re.finditer("\n", text))
     starts.append(len(text))
@@ -136,7 +138,7 @@ def _line_starts(text: str) -> list[int]:
     return starts
 
 
-def _append(blocks: list[Block], text: str, kind: Kind, start: int, end: int, level: int | None = None, label: str = "") -> None:
+def add_span(blocks: list[Block], text: str, kind: Kind, start: int, end: int, level: int | None = None, label: str = "") -> None:
     """Add the span without the white space around it; nothing if that is all there is."""
     stripped = text[start:end]
     end = start + len(stripped.rstrip())
