@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ingest.pipeline import Interrupted, Pipeline, Receipt, Report
 from ingest.watch import Watcher
@@ -27,6 +27,19 @@ log = logging.getLogger(__name__)
 _FEW = 8
 """Changed files that are taken in between the batches of a long sync; more wait for its end."""
 _LONGEST_PAUSE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the ingester stands, for people and monitors."""
+
+    waiting: int
+    """Files and commands."""
+    reconciled_s: float | None
+    """Seconds since the whole folder was last gone through; None before the first time."""
+    mode: Literal["events", "polling"]
+    error: Exception | None
+    """Why the last sync stopped, until one goes through."""
 
 
 @dataclass(slots=True)
@@ -56,6 +69,7 @@ class Ingester:
         self._busy = True
         self._rescan = True
         self._thread = threading.Thread(target=self._run, name="ingester", daemon=True)
+        self._reconciled: float | None = None
         self.last_error: Exception | None = None
         """Why the last sync stopped, until one goes through."""
         pipeline.between = self._between
@@ -86,6 +100,12 @@ class Ingester:
         return self.pipeline.waiting + self.watcher.pending + self._commands.qsize() + len(self._deferred) + len(self._later)
 
     @property
+    def state(self) -> State:
+        """How it stands now."""
+        since = None if self._reconciled is None else time.monotonic() - self._reconciled
+        return State(self.queue, since, self.watcher.mode, self.last_error)
+
+    @property
     def idle(self) -> bool:
         """Nothing under way and nothing pending. An event takes a moment to arrive after its file was written."""
         return not (self._busy or self._rescan or self.queue)
@@ -101,7 +121,7 @@ class Ingester:
 
     def sync(self, changes: Collection[Path] | None = None) -> Future[Report]:
         """Ask for a sync of those paths, or of the whole folder."""
-        return self._submit(lambda: self.pipeline.sync(changes), whole=changes is None)
+        return self._submit(lambda: self._sync(changes), whole=changes is None)
 
     def remove(self, id: str) -> Future[Receipt]:
         """Ask for a document to be deleted; the future raises what `Pipeline.remove` raises."""
@@ -134,7 +154,7 @@ class Ingester:
                     reconcile_at = time.monotonic() + self._settings.reconcile_s
                     self._busy = True
                 if changes is None or changes:
-                    report = self.pipeline.sync(changes)
+                    report = self._sync(changes)
                     self.watcher.add(report.changing)
                     worked |= bool(report.indexed or report.failed or report.removed)
                 failures, self.last_error = 0, None
@@ -152,6 +172,12 @@ class Ingester:
                 log.exception("the index could not be brought up to date; it is tried again in %g s", pause)
                 self._rescan = True  # whatever was taken is found again
                 self._serve_until(time.monotonic() + pause)
+
+    def _sync(self, changes: Collection[Path] | None) -> Report:
+        report = self.pipeline.sync(changes)
+        if changes is None:
+            self._reconciled = time.monotonic()
+        return report
 
     def _take(self, longest: float) -> set[Path] | None:
         # `_busy` while it has something in hand: the watcher counts what it handed out until it is asked again.

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,9 +23,10 @@ from rag.embed import Embedder
 from rag.engine import Engine
 from rag.errors import Broken, InvalidInput, NotReady, ReadingRoomError
 from rag.metrics import Metrics
-from rag.records import Document, document_id
+from rag.records import Document, Failure, document_id
 from rag.settings import Settings
 from rag.store import EdgeStore
+from server.activity import Activity, Bulk
 from server.lock import DataDirLock
 from server.stream import Broadcast
 
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
     from ingest.ingester import Ingester
     from ingest.ledger import Ledger
     from ingest.pipeline import Pipeline, Receipt, Removed, Report
+    from ingest.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
 _RECORD_SECONDS = 2.0
 """How long an upload waits for its record; a batch of a bulk ingest takes about one second."""
+
+_BULK_SECONDS = 0.5
+"""Between two `ingest` events: as often as a bar moves visibly."""
 
 PARTS = ("model", "embedder", "store", "watcher")
 
@@ -49,6 +54,22 @@ class Part:
     state: str
     detail: str = ""
     remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingesting:
+    """How the ingest stands. Times in seconds; `bulk` counts documents, `waiting` also files that still settle."""
+
+    bulk: Bulk
+    waiting: int
+    reconciled_s: float | None
+    """Since the whole folder was last gone through; None before the first time, and where nobody watches."""
+    mode: str
+    """`events`, `polling`, or `none` where nobody watches."""
+    error: Failure | None
+    parser_restarts: int
+    unforgotten: int
+    """Deleted chunks whose bytes may still lie in the store's files."""
 
 
 class ReadingRoom:
@@ -64,6 +85,8 @@ class ReadingRoom:
         self.store: EdgeStore | None = None
         self.pipeline: Pipeline | None = None
         self.ingester: Ingester | None = None
+        self.sandbox: Sandbox | None = None
+        self.activity = Activity()
         self.on_progress: list[Callable[[Document | Removed], None]] = []
         self.lock = DataDirLock(settings.data_dir)
         self._failed: dict[str, ReadingRoomError] = {}
@@ -71,6 +94,8 @@ class ReadingRoom:
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="search")
         self._starting: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._began = time.time()
+        self._told = 0.0
 
     def start(self, *, watch: bool = True, index: bool = True, engine: bool = True) -> None:
         """Take the data directory and begin loading, in threads. Without `watch` the folder is read when asked only;
@@ -114,13 +139,15 @@ class ReadingRoom:
 
         assert self.ledger is not None and self.store is not None and self.embedder is not None
         limits = self.settings.ingest
-        self.pipeline = Pipeline(self.settings, self.ledger, self.store, self.embedder, Sandbox(limits), self._progress)
+        self.sandbox = Sandbox(limits)
+        self.pipeline = Pipeline(self.settings, self.ledger, self.store, self.embedder, self.sandbox, self._progress)
         if watch:
             self.ingester = Ingester(self.pipeline, Watcher(self.settings.corpora, limits), limits, quiet=self._tidy)
             self.ingester.start()
 
     def _tidy(self) -> None:
         """What is done when the folder is quiet: the vector index, and giving memory back."""
+        self.activity.clear()
         if self.store is not None:
             self.store.optimize_if_due()
         _give_memory_back()
@@ -133,12 +160,24 @@ class ReadingRoom:
 
     def _progress(self, change: Document | Removed) -> None:
         """A document changed its status or is gone. On the ingester's threads."""
+        status = change.status if isinstance(change, Document) else "removed"
+        seconds = self.activity.note(change.id, change.path, status)
         if isinstance(change, Document):
-            self.broadcast.publish("document", change)
+            self.broadcast.publish("document", change, key=change.id)
+            if status == "failed" and change.error is not None:
+                self.metrics.parse_failures.labels(change.error.code).inc()
+            elif status == "indexed" and seconds is not None:
+                # A file older than this service was not saved just now: it counts from when it was found.
+                saved = change.modified_at
+                self.metrics.answerable.observe(max(0.0, time.time() - saved) if saved > self._began else seconds)
         else:
-            self.broadcast.publish("removed", change)
+            self.broadcast.publish("removed", change, key=change.id)
             # What a deleted document said must not live on in the model's prefix cache.
             self.engine.erase()
+        bulk, now = self.activity.bulk, time.monotonic()
+        if now - self._told >= _BULK_SECONDS or not bulk.waiting:
+            self._told = now
+            self.broadcast.publish("ingest", bulk_fields(bulk), key="ingest")
         for listener in self.on_progress:
             listener(change)
 
@@ -189,6 +228,37 @@ class ReadingRoom:
             return Part("failed", str(self.ingester.last_error or "The watcher has stopped."), "Restart; see the log.")
         return Part("starting")
 
+    def ingesting(self) -> Ingesting:
+        """How the ingest stands. Never raises: monitors ask it of a service that is still starting, too."""
+        state = self.ingester.state if self.ingester is not None else None
+        bulk = self.activity.bulk
+        return Ingesting(
+            bulk=bulk,
+            waiting=max(bulk.waiting, state.waiting if state else 0),
+            reconciled_s=state.reconciled_s if state else None,
+            mode=state.mode if state else "none",
+            error=self._ingest_error(state.error if state else None),
+            parser_restarts=self.sandbox.restarts if self.sandbox is not None else 0,
+            unforgotten=getattr(self.store, "unforgotten", 0),
+        )
+
+    def _ingest_error(self, error: Exception | None) -> Failure | None:
+        if not self.settings.corpora.is_dir():
+            return Failure(
+                "no_folder", "The watched folder is not there; the index stays as it is.", "Mount it or put it back, or correct `corpora`."
+            )
+        if error is None:
+            return None
+        if isinstance(error, ReadingRoomError):
+            return Failure(error.code, error.message, error.remedy)
+        said = f"The index could not be brought up to date: {type(error).__name__}."
+        return Failure("internal", said, "It is tried again by itself; see the log.")
+
+    def live(self, document: Document) -> Document:
+        """The record with the share of its present stage that is done, while that is known."""
+        share = self.pipeline.progress.get(document.id) if self.pipeline is not None else None
+        return document if share is None else replace(document, progress=share)
+
     @property
     def library(self) -> Library:
         """What questions are answered with. Raises `NotReady`, or why it never will be."""
@@ -218,6 +288,19 @@ class ReadingRoom:
     def remove(self, id: str) -> Future[Receipt]:
         """Delete a document's file and everything made of it. Raises `NotReady`; the future, `UnknownDocument`."""
         return self._ingest.remove(id)
+
+    def reconcile(self) -> Future[Report]:
+        """Go through the whole folder now; the future's report comes when the index equals it. Raises `NotReady`."""
+        return self._ingest.sync()
+
+    def member_file(self, document: Document) -> bytes:
+        """The bytes of a document that lies in an archive or a mail. Blocks while it is taken out.
+
+        Raises `ParseFailed`, `UnknownDocument`, `NotReady`.
+        """
+        if self.pipeline is None:
+            raise NotReady("The index is still opening.", "Try again in a few seconds; `/ready` says when.")
+        return self.pipeline.extract(document.id)
 
     def sync(self) -> Report:
         """Bring the index up to date with the folder, on this thread. Only for a room without a watcher."""
@@ -271,6 +354,18 @@ class ReadingRoom:
             }
             for domain in read_domains(self.settings.corpora).values()
         ]
+
+
+def bulk_fields(bulk: Bulk) -> dict[str, object]:
+    """A bulk as events and `/ready` tell it. Without the path of the document at hand, which is not for everybody."""
+    left = bulk.left_s
+    return {
+        "done": bulk.done,
+        "of": bulk.of,
+        "failed": bulk.failed,
+        "elapsed_s": round(bulk.elapsed_s, 1),
+        "left_s": None if left is None else round(left, 1),
+    }
 
 
 def _presentable(error: Exception) -> ReadingRoomError:

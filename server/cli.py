@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from rag.errors import ReadingRoomError
 from rag.settings import Settings, load
+from server.bar import Bar, printable
 
 if TYPE_CHECKING:
     from server.client import Room
+
+_SHOWN = 3
+"""Files that are named for each reason of failure."""
 
 EPILOG = "State lives in --data-dir and can be rebuilt from --corpora at any time. Guide: corpora/guide/, or ask it."
 
@@ -129,41 +134,46 @@ def _room(settings: Settings, *, index: bool = True, engine: bool = False) -> It
 
 
 def _ingest(args: argparse.Namespace, settings: Settings) -> int:
-    with _room(settings) as room:
-        started = time.perf_counter()
-        bar = _Progress(enabled=sys.stderr.isatty() and not args.json)
-        report = room.sync(bar.show)
+    bar = Bar(None if args.json else sys.stderr)
+    started = time.perf_counter()
+    try:
+        with _room(settings) as room:
+            report = room.sync(bar.show)
+            counts = room.counts()
+            failed = room.documents(domain=None, status="failed", q=None)
+    except KeyboardInterrupt:
         bar.end()
-        counts = room.counts()
-    total = {status: sum(domain.get(status, 0) for domain in counts.values()) for status in ("indexed", "failed")}
+        # Where a server does the work, it goes on with it.
+        print("Stopped. What is indexed stays; the rest is done next time.", file=sys.stderr)
+        return 130
+    finally:
+        bar.end()
     seconds = time.perf_counter() - started
     if args.json:
-        print(json.dumps({"documents": counts, "seconds": round(seconds, 2), **report}))
-    else:
-        print(f"{total['indexed']} documents indexed, {total['failed']} failed, in {seconds:.1f} s.")
-        if total["failed"]:
-            print("See why: readingroom documents --status failed")
+        codes = Counter(item["error"]["code"] for item in failed)
+        print(json.dumps({"documents": counts, "seconds": round(seconds, 2), "failures": codes, **report}))
+        return 0
+    indexed = sum(domain.get("indexed", 0) for domain in counts.values())
+    # A server has done most of it before it is asked, so its report says little.
+    new = "" if "server" in report else f" ({report['indexed']} new or changed, {report['removed']} removed)"
+    print(f"{indexed} documents indexed{new}, {len(failed)} failed, in {seconds:.1f} s.")
+    _print_failures(failed)
     return 0
 
 
-class _Progress:
-    """One line on stderr that is written over; nothing where nobody watches."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
-        self._last = 0.0
-
-    def show(self, done: int, of: int, what: str) -> None:
-        now = time.perf_counter()
-        if self._enabled and (now - self._last > 0.1 or done == of):
-            self._last = now
-            width = 30
-            filled = width * done // max(1, of)
-            print(f"\r\033[K[{'#' * filled}{'.' * (width - filled)}] {done}/{of} {what[:60]}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self._enabled:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+def _print_failures(failed: list[dict[str, Any]]) -> None:
+    """Each reason once, the most frequent first, with a few of its files and the remedy."""
+    by_code: dict[str, list[dict[str, Any]]] = {}
+    for item in failed:
+        by_code.setdefault(item["error"]["code"], []).append(item)
+    for code, items in sorted(by_code.items(), key=lambda pair: -len(pair[1])):
+        print(f"\n{len(items)} {code}: {items[0]['error']['message']}\n  {items[0]['error']['remedy']}")
+        for item in items[:_SHOWN]:
+            print(f"    {printable(item['path'])}")
+        if len(items) > _SHOWN:
+            print(f"    and {len(items) - _SHOWN} more")
+    if failed:
+        print("\nAll of them: readingroom documents --status failed")
 
 
 def _ask(args: argparse.Namespace, settings: Settings) -> int:
@@ -222,10 +232,15 @@ def _documents(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         print(json.dumps({"items": items}))
         return 0
+    depths: dict[str, int] = {}  # path -> how deep it lies in archives and mails
     for item in items:
-        print(f"{item['status']:<9} {item['chunks']:>6}  {item['path']}")
+        inside = item["container"]
+        depth = depths[item["path"]] = depths.get(inside, 0) + 1 if inside else 0
+        share = "" if item["progress"] is None else f"{item['progress']:.0%}"
+        name = printable(item["path"] + (f"  (in {inside.rpartition('/')[2]})" if inside else ""))
+        print(f"{item['status']:<9} {share:>4} {item['chunks']:>6}  {'  ' * depth}{name}")
         if item["error"]:
-            print(f"{'':17} {item['error']['message']}\n{'':17} {item['error']['remedy']}")
+            print(f"{'':22} {item['error']['message']}\n{'':22} {item['error']['remedy']}")
     if not items:
         print(f"No documents. Put files into {settings.corpora}/<domain>/ and run `readingroom ingest`, or `readingroom serve`.")
     return 0

@@ -9,15 +9,24 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from rag.errors import Broken, ReadingRoomError
 from rag.settings import Settings
+from server.activity import Bulk
 from server.lock import address_of
 
-Progress = Callable[[int, int, str], None]
+if TYPE_CHECKING:
+    import httpx
+
+Progress = Callable[[Bulk, str, float | None], None]
+"""Called with how far all is, the path of the document at hand, and the share of its stage that is done."""
+
+# How often a running server is asked how far it is.
+_ASK_S = 0.4
+
 Json = dict[str, Any]
 
 
@@ -63,18 +72,34 @@ class ServedRoom:
         self._client.close()
 
     def sync(self, progress: Progress) -> Json:
-        """Wait until the server's own watcher has nothing left to do."""
-        import time
+        """Let the server go through the whole folder, and wait until its index equals it."""
+        return asyncio.run(self._sync(progress))
 
-        total = 0
-        while True:
-            counts = self.counts()
-            waiting = sum(domain.get(status, 0) for domain in counts.values() for status in ("queued", "parsing", "embedding"))
-            total = max(total, waiting)
-            progress(total - waiting, total, "by the running server")
-            if not waiting:
-                return {"server": str(self._client.base_url)}
-            time.sleep(0.3)
+    async def _sync(self, progress: Progress) -> Json:
+        try:
+            # The call is answered at the end, which may be hours away.
+            async with self._httpx.AsyncClient(**{**self._options, "timeout": None}) as client:
+                call = asyncio.ensure_future(client.post("/rag/sync"))
+                try:
+                    while not (await asyncio.wait({call}, timeout=_ASK_S))[0]:
+                        progress(*await self._how_far(client))
+                finally:
+                    call.cancel()
+                response = call.result()
+        except self._httpx.HTTPError as error:
+            raise _gone(error) from error
+        if response.status_code >= 400:
+            raise _problem(response.content)
+        return {"server": str(self._client.base_url), **response.json()}
+
+    async def _how_far(self, client: httpx.AsyncClient) -> tuple[Bulk, str, float | None]:
+        ingest = (await client.get("/ready")).json()["ingest"]
+        bulk = Bulk(ingest["done"], ingest["of"], ingest["failed"], ingest["elapsed_s"], ingest["waiting_s"])
+        for status in ("embedding", "parsing"):
+            page = (await client.get("/rag/documents", params={"status": status, "limit": 1})).json()
+            for item in page.get("items", []):
+                return bulk, item["path"], item["progress"]
+        return bulk, "", None
 
     def counts(self) -> Json:
         """Documents by domain and status."""
@@ -149,15 +174,11 @@ class LocalRoom:
 
     def sync(self, progress: Progress) -> Json:
         """Reconcile the whole folder."""
+        progress(Bulk(), "", None)
         self._room.wait()
-        waiting: set[str] = set()
-        seen: set[str] = set()
 
         def show(change: Any) -> None:
-            status = getattr(change, "status", "removed")
-            (waiting.add if status in {"queued", "parsing", "embedding"} else waiting.discard)(change.id)
-            seen.add(change.id)
-            progress(len(seen) - len(waiting), len(seen), change.path)
+            progress(self._room.activity.bulk, change.path, getattr(change, "progress", None))
 
         self._room.on_progress.append(show)
         try:

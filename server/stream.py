@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -21,8 +22,12 @@ _NAMES = {PassagesFound: "passages", Token: "token", Citation: "citation", Done:
 # Proxies close streams that are silent for 30 or 60 seconds; a comment every 15 keeps them open.
 PING_SECONDS = 15.0
 
-# A reader this far behind will not catch up by reading faster; it is told to fetch the list anew.
-_BACKLOG = 1000
+# Events that may wait for a listener as they come, so that one who keeps up sees every stage. From there on only the last
+# state of each document waits.
+_EASY = 200
+
+# Documents that may wait for a listener (half a KB each); beyond it is told to fetch the list anew.
+_BACKLOG = 2000
 
 
 def sse(name: str, data: object) -> bytes:
@@ -93,38 +98,75 @@ def event_stream(source: AsyncGenerator[bytes, None]) -> Stream:
 
 
 class Broadcast:
-    """Progress of documents to everybody who listens: published from any thread, read in the event loop."""
+    """Progress of documents to everybody who listens: published from any thread, read in the event loop.
+
+    A listener that does not keep up misses stages on the way, never the last state: events of one key replace each other.
+    """
 
     def __init__(self) -> None:
-        self._readers: dict[asyncio.Queue[bytes | None], asyncio.AbstractEventLoop] = {}
+        self._listeners: set[_Listener] = set()
 
-    def publish(self, name: str, data: object) -> None:
-        """Send an event to all. From any thread; never blocks."""
-        if self._readers:
+    def publish(self, name: str, data: object, *, key: str) -> None:
+        """Send an event to all; `key` is what it is about. From any thread; never blocks."""
+        if self._listeners:
             message = sse(name, data)
-            for queue, loop in list(self._readers.items()):
-                with contextlib.suppress(RuntimeError):  # that loop is closed
-                    loop.call_soon_threadsafe(self._put, queue, message)
+            for listener in tuple(self._listeners):
+                listener.put(key, message)
 
     def close(self) -> None:
-        """End every reader's stream: the service stops. In the event loop."""
-        for queue in list(self._readers):
-            queue.put_nowait(None)
+        """End every listener's stream: the service stops. In the event loop."""
+        for listener in self._listeners:
+            listener.close()
 
-    @staticmethod
-    def _put(queue: asyncio.Queue[bytes | None], message: bytes) -> None:
-        if queue.qsize() < _BACKLOG:
-            queue.put_nowait(message)
-        elif queue.qsize() == _BACKLOG:
-            queue.put_nowait(sse("resync", {}))
-
-    async def listen(self, hello: bytes) -> AsyncGenerator[bytes, None]:
-        """`hello`, then every event from now on, until `close`."""
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._readers[queue] = asyncio.get_running_loop()
+    async def listen(self, hello: Callable[[], bytes]) -> AsyncGenerator[bytes, None]:
+        """What `hello` says, then every event since it was asked, until `close`. `hello` runs in a thread."""
+        listener = _Listener(asyncio.get_running_loop())
+        self._listeners.add(listener)
         try:
-            yield hello
-            while (message := await queue.get()) is not None:
-                yield message
+            # Asked after the listener is there: what happens in between is said twice rather than not at all.
+            yield await asyncio.to_thread(hello)
+            while messages := await listener.take():
+                yield messages
         finally:
-            del self._readers[queue]
+            self._listeners.discard(listener)
+
+
+class _Listener:
+    """What waits for one reader. `put` is for any thread, the rest for the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._waiting: dict[object, bytes] = {}
+        self._wake = asyncio.Event()
+        self._closed = False
+
+    def put(self, key: str, message: bytes) -> None:
+        with self._lock:
+            first = not self._waiting
+            if len(self._waiting) < _EASY:
+                self._waiting[object()] = message
+            else:
+                self._waiting.pop(key, None)  # the newest state goes to the end, behind older ones of the same document
+                self._waiting[key] = message
+            if len(self._waiting) > _BACKLOG:
+                self._waiting = {"resync": sse("resync", {})}
+        if first:
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def take(self) -> bytes:
+        """All that waits, as soon as there is something; empty once the listener is closed."""
+        while True:
+            await self._wake.wait()
+            with self._lock:
+                messages = b"".join(self._waiting.values())
+                self._waiting.clear()
+                if not self._closed:
+                    self._wake.clear()
+            if messages or self._closed:
+                return messages
+
+    def close(self) -> None:
+        self._closed = True
+        self._wake.set()

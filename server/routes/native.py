@@ -11,6 +11,7 @@ import mimetypes
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
@@ -26,7 +27,7 @@ from rag import answer as path_of_a_question
 from rag.answer import Question
 from rag.errors import InvalidInput, UnknownDocument
 from rag.records import Document, Done, Event, Passage
-from server.app import ReadingRoom
+from server.app import ReadingRoom, bulk_fields
 from server.stream import answer_stream, event_stream, sse
 
 # A question's own limit is a setting; this bounds what is read before it can be checked.
@@ -82,6 +83,16 @@ class DocumentPage:
 
     items: list[Document]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a look at the whole folder did, in files."""
+
+    indexed: int
+    failed: int
+    unchanged: int
+    removed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +161,10 @@ class NativeController(Controller):
         """A page of them; follow `next_cursor` for more. An unknown domain is 404."""
         if domain:
             path_of_a_question.find_domain(room.settings.corpora, domain)
-        found = await asyncio.to_thread(
+        items, next_cursor = await asyncio.to_thread(
             room.documents.documents, domain=domain or None, status=status, q=q or None, cursor=cursor or None, limit=limit
         )
-        return DocumentPage(*found)
+        return DocumentPage([room.live(document) for document in items], next_cursor)
 
     @post("/documents", status_code=202, summary="Upload a document", guards=[form_only])
     async def upload(self, room: ReadingRoom, data: Annotated[UploadForm, Body(media_type=RequestEncodingType.MULTI_PART)]) -> Document:
@@ -162,8 +173,8 @@ class NativeController(Controller):
 
     @get("/documents/{document_id:str}", summary="One document")
     async def document(self, room: ReadingRoom, document_id: str) -> Document:
-        """Its record."""
-        return _known(room, document_id)
+        """Its record; `progress` while it is being read or indexed."""
+        return room.live(_known(room, document_id))
 
     @get("/documents/{document_id:str}/text", summary="The text of a document")
     async def text(self, room: ReadingRoom, document_id: str) -> DocumentText:
@@ -175,23 +186,21 @@ class NativeController(Controller):
         return DocumentText(text)
 
     @get("/documents/{document_id:str}/file", summary="The original file")
-    async def file(self, room: ReadingRoom, document_id: str) -> File:
-        """Its bytes, as they lie in the watched folder. Types that could run script are sent as downloads."""
+    async def file(self, room: ReadingRoom, document_id: str) -> File | Response[bytes]:
+        """Its bytes, as they lie in the watched folder, or in the archive or mail there that it is part of.
+
+        Types that could run script are sent as downloads.
+        """
         document = _known(room, document_id)
         path = room.settings.corpora / document.path
+        kind, disposition, headers = _shown_as(path.name)
+        if document.container is not None:
+            data = await asyncio.to_thread(room.member_file, document)
+            named = f"{disposition}; filename*=utf-8''{quote(path.name, safe='')}"
+            return Response(data, media_type=kind, headers={**headers, "Content-Disposition": named})
         if not path.is_file() or not path.resolve().is_relative_to(room.settings.corpora.resolve()):
             raise UnknownDocument(f"{document.path} is no longer in the folder.", "Its record goes in a moment.")
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        shown = kind in _INLINE
-        plain = not shown and kind.startswith("text/") and kind != "text/html"
-        headers = {} if kind == "application/pdf" else {"Content-Security-Policy": "sandbox; default-src 'none'"}
-        return File(
-            path,
-            filename=path.name,
-            media_type="text/plain; charset=utf-8" if plain else kind,
-            content_disposition_type="inline" if shown or plain else "attachment",
-            headers=headers,
-        )
+        return File(path, filename=path.name, media_type=kind, content_disposition_type=disposition, headers=headers)
 
     @delete("/documents/{document_id:str}", status_code=200, summary="Delete a document")
     async def delete(self, room: ReadingRoom, document_id: str) -> DeleteReceipt:
@@ -199,6 +208,15 @@ class NativeController(Controller):
         _known(room, document_id)
         receipt = await asyncio.wrap_future(room.remove(document_id))
         return msgspec.convert(receipt, DeleteReceipt, from_attributes=True)
+
+    @post("/sync", status_code=200, summary="Bring the index up to date")
+    async def sync(self, room: ReadingRoom) -> SyncReport:
+        """Goes through the whole folder now and answers when the index equals it; `/rag/events` and `/ready` tell how far it is.
+
+        Changes are noticed by themselves; this is for whoever must know that none is outstanding. Leaving does not stop it.
+        """
+        report = await asyncio.shield(asyncio.wrap_future(room.reconcile()))
+        return msgspec.convert(report, SyncReport, from_attributes=True)
 
     @post("/search", status_code=200, summary="Search", guards=[json_only], request_max_body_size=_JSON_BYTES)
     async def search(self, room: ReadingRoom, data: SearchBody) -> SearchResult:
@@ -225,9 +243,26 @@ class NativeController(Controller):
 
     @get("/events", summary="Progress of documents")
     async def events(self, room: ReadingRoom) -> Stream:
-        """SSE: `state` first (counts by domain and status), then `document` and `removed` as things happen."""
-        hello = sse("state", {"documents": await asyncio.to_thread(room.documents.counts)})
+        """SSE: `state` first, then `document` and `removed` as things happen, and `ingest`: how far the whole is.
+
+        `state` has the counts by domain and status, `ingest`, and the largest upload in MiB. Who does not keep up misses
+        stages, never the last state of a document; after `resync` the list is to be fetched anew.
+        """
+
+        def hello() -> bytes:
+            limit = room.settings.server.max_upload_mb
+            return sse("state", {"documents": room.documents.counts(), "ingest": bulk_fields(room.activity.bulk), "max_upload_mb": limit})
+
         return event_stream(room.broadcast.listen(hello))
+
+
+def _shown_as(name: str) -> tuple[str, Literal["inline", "attachment"], dict[str, str]]:
+    """Media type, disposition and headers with which a file of that name is safe to open in a browser."""
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    shown = kind in _INLINE
+    plain = not shown and kind.startswith("text/") and kind != "text/html"
+    headers = {} if kind == "application/pdf" else {"Content-Security-Policy": "sandbox; default-src 'none'"}
+    return "text/plain; charset=utf-8" if plain else kind, "inline" if shown or plain else "attachment", headers
 
 
 def _known(room: ReadingRoom, document_id: str) -> Document:

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from rag.errors import NotReady
-from server.app import ReadingRoom
+from server.app import Ingesting, ReadingRoom, bulk_fields
 
 _STARTED = time.time()
 
@@ -26,16 +26,34 @@ async def health() -> dict[str, str]:
 
 @get("/ready", tags=["Operations"], summary="Ready")
 async def ready(room: ReadingRoom) -> Response[dict[str, Any]]:
-    """200 when questions can be answered; 503 before, naming the parts that are `starting` or `failed`."""
+    """200 when questions can be answered; 503 before, naming the parts that are `starting` or `failed`.
+
+    `ingest`: `waiting` files and the age of the oldest (`waiting_s`); `done` `of` so many in this bulk; how long ago the
+    whole folder was gone through (`reconciled_s`); `unforgotten` deleted chunks whose bytes may still be on the disk.
+    """
     parts = room.parts()
+    ingest = room.ingesting()
     ok = all(part.state == "ok" for part in parts.values())
     body: dict[str, Any] = {
         "ready": ok,
         "parts": {name: {"state": part.state, "detail": part.detail, "remedy": part.remedy} for name, part in parts.items()},
         "documents": room.documents.counts(),
+        "ingest": {
+            **bulk_fields(ingest.bulk),
+            "waiting": ingest.waiting,
+            "waiting_s": _rounded(ingest.bulk.waiting_s),
+            "reconciled_s": _rounded(ingest.reconciled_s),
+            "mode": ingest.mode,
+            "error": ingest.error,
+            "unforgotten": ingest.unforgotten,
+        },
         "model": room.engine.model,
     }
     return Response(body, status_code=200 if ok else 503, headers={} if ok else {"Retry-After": str(NotReady.retry_after)})
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 @get("/metrics", tags=["Operations"], summary="Metrics")
@@ -73,6 +91,7 @@ class Readings:
         yield parts
         if room.pipeline is not None:
             yield from ingest_readings(room.pipeline.counters, room.pipeline.seconds)
+        yield from state_readings(room.ingesting())
         yield GaugeMetricFamily("readingroom_resident_bytes", "Resident memory of the process.", resident_bytes())
         yield GaugeMetricFamily("readingroom_uptime_seconds", "Seconds since the start.", time.time() - _STARTED)
 
@@ -91,6 +110,23 @@ def ingest_readings(counters: Mapping[str, int], seconds: Mapping[str, float]) -
     for stage, value in list(seconds.items()):
         spent.add_metric([stage], value)
     yield spent
+
+
+def state_readings(ingest: Ingesting) -> Iterator[Metric]:
+    """How the ingest stands at this moment."""
+    yield GaugeMetricFamily("readingroom_ingest_waiting", "Files and commands that wait.", ingest.waiting)
+    yield GaugeMetricFamily("readingroom_ingest_oldest_seconds", "Age of the oldest document that waits.", ingest.bulk.waiting_s or 0.0)
+    if ingest.reconciled_s is not None:
+        text = "Seconds since the whole folder was gone through."
+        yield GaugeMetricFamily("readingroom_ingest_reconciled_seconds", text, ingest.reconciled_s)
+    yield GaugeMetricFamily("readingroom_ingest_failing", "1 while the index cannot be brought up to date.", ingest.error is not None)
+    mode = GaugeMetricFamily("readingroom_watcher_mode", "1 for the way in which changes are noticed.", labels=["mode"])
+    for name in ("events", "polling"):
+        mode.add_metric([name], ingest.mode == name)
+    yield mode
+    yield CounterMetricFamily("readingroom_parser_restarts", "Parser processes that were killed or died.", ingest.parser_restarts)
+    text = "Deleted chunks whose bytes may still be on the disk."
+    yield GaugeMetricFamily("readingroom_unforgotten_chunks", text, ingest.unforgotten)
 
 
 def resident_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -88,15 +89,20 @@ def test_closing_a_stream_closes_what_it_reads_from() -> None:
     asyncio.run(run())
 
 
+def hello() -> bytes:
+    """The first event of a stream."""
+    return b"hello"
+
+
 def test_progress_reaches_every_listener_from_any_thread_and_ends_on_close() -> None:
     """Two readers, one writer on another thread."""
 
     async def run() -> None:
         broadcast = Broadcast()
-        broadcast.publish("document", {"nobody": "listens"})
-        readers = [broadcast.listen(b"hello") for _ in range(2)]
+        broadcast.publish("document", {"nobody": "listens"}, key="1")
+        readers = [broadcast.listen(hello) for _ in range(2)]
         assert [await anext(reader) for reader in readers] == [b"hello"] * 2
-        await asyncio.to_thread(broadcast.publish, "document", {"id": 1})
+        await asyncio.to_thread(broadcast.publish, "document", {"id": 1}, key="1")
         assert [await anext(reader) for reader in readers] == [sse("document", {"id": 1})] * 2
         broadcast.close()
         assert [[item async for item in reader] for reader in readers] == [[], []]
@@ -104,19 +110,77 @@ def test_progress_reaches_every_listener_from_any_thread_and_ends_on_close() -> 
     asyncio.run(run())
 
 
-def test_a_listener_that_cannot_follow_is_told_to_start_over() -> None:
-    """Bounded memory: beyond the backlog one `resync`, then nothing until it has read."""
+def read(stream: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """The events in a piece of a stream."""
+    blocks = [block.split("\n") for block in stream.decode().split("\n\n") if block]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+
+
+def test_what_happens_while_the_first_event_is_made_is_not_lost() -> None:
+    """The state is asked of the ledger after the listener is registered."""
 
     async def run() -> None:
         broadcast = Broadcast()
-        reader = broadcast.listen(b"hello")
+
+        def state() -> bytes:
+            broadcast.publish("document", {"id": 1}, key="1")
+            return b"state"
+
+        reader = broadcast.listen(state)
+        assert await anext(reader) == b"state"
+        assert await anext(reader) == sse("document", {"id": 1})
+        await reader.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_listener_that_keeps_up_sees_every_stage_in_order() -> None:
+    """Stages replace each other only for those who are behind."""
+
+    async def run() -> None:
+        broadcast = Broadcast()
+        reader = broadcast.listen(hello)
+        await anext(reader)
+        for status in ("queued", "parsing", "embedding", "indexed"):
+            broadcast.publish("document", {"id": 1, "status": status}, key="1")
+        assert [data["status"] for _, data in read(await anext(reader))] == ["queued", "parsing", "embedding", "indexed"]
+        await reader.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_slow_listener_misses_stages_but_never_the_last_state_of_a_document() -> None:
+    """A flood of 100,000 events about 500 documents waits as at most a few hundred, in the order of each document."""
+
+    async def run() -> None:
+        broadcast = Broadcast()
+        reader = broadcast.listen(hello)
+        await anext(reader)
+        for n in range(100_000):
+            broadcast.publish("document", {"id": n % 500, "n": n}, key=str(n % 500))
+        got = [data for _, data in read(await anext(reader))]
+        assert len(got) <= 500 + 200
+        for id in range(500):
+            of_one = [data["n"] for data in got if data["id"] == id]
+            assert of_one == sorted(of_one)
+            assert of_one[-1] == 99_500 + id
+        await reader.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_listener_that_is_behind_by_too_many_documents_is_told_to_start_over() -> None:
+    """Bounded memory: one `resync` in place of what waited, and after it everything that is newer."""
+
+    async def run() -> None:
+        broadcast = Broadcast()
+        reader = broadcast.listen(hello)
         await anext(reader)
         for n in range(3000):
-            broadcast.publish("document", {"id": n})
-        await asyncio.sleep(0)
-        broadcast.close()
-        got: list[Any] = [item async for item in reader]
-        assert len(got) == 1001
-        assert got[-1] == sse("resync", {})
+            broadcast.publish("document", {"id": n}, key=str(n))
+        got = read(await anext(reader))
+        assert got[0] == ("resync", {})
+        assert [data["id"] for _, data in got[1:]] == list(range(3000 - len(got) + 1, 3000))
+        await reader.aclose()
 
     asyncio.run(run())
