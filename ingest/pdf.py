@@ -1,186 +1,393 @@
-"""PDF -> blocks, through pypdfium2: pages counted from 1, headings by type size, running headers dropped.
+"""PDF -> `Parsed`, through pypdfium2: each page's text with its places, its ruled lines, and OCR where it has no text.
 
 unstructured's own PDF path was not through a 619-page report after 120 s and gives one block a page; PDFium gives
-the text with boxes in seconds. Not here yet: columns that PDFium orders wrongly, tables, OCR of scanned pages.
+the text with its places in seconds. Here is only what PDFium is asked for. Columns and lines are made of it in
+`ingest/layout.py`, tables in `ingest/tables.py`, headings and paragraphs in `ingest/pages.py`; pictures of pages are read
+in `ingest/ocr.py`.
 """
 
 from __future__ import annotations
 
-import itertools
+import ctypes
+import dataclasses
+import math
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
-from ingest.parse import Builder, Options, Parsed, clean
+from ingest import programs
+from ingest.layout import Line, Segment, Word, arrange, split
+from ingest.ocr import MAX_PIXELS, Reader
+from ingest.pages import Page, compose
+from ingest.parse import Options, Parsed, clean
+from ingest.tables import Rule, find_ruled
 from rag.errors import ParseFailed
 
-# A heading is set at least this much larger than the body: 10 pt text has 12 pt headings, rarely less.
-_LARGER = 1.15
-_LONGEST_HEADING = 200
+_MAX_PAGES = 10_000
+_DPI = 250  # tesseract's best is 300; at 250 the letters are as good as the same and the page is a third faster
+_MAX_OBJECTS = 20_000  # of a page, looked at for ruled lines; a map has a million strokes and no tables
+_MAX_STROKES = 64  # of one path: a grid drawn in one go has fewer, a curve more
+_MAX_RULES = 600
+
+# A page number, a stamp or a scanner's line has fewer letters than this; a page with a picture under it has more.
+_FEW_LETTERS = 80
+_FULL_PAGE = 0.5  # of the page's area
 
 
 @dataclass(slots=True)
-class _Line:
-    text: str
-    size: float
-    """Height of the type, in points; 0 where PDFium does not know."""
-    top: float
-    """Distance from the page's lower edge, in points."""
-    hyphenated: bool
+class _Text:
+    """What PDFium says of a page's text, by direction: 0 upright, then each quarter turn to the left."""
+
+    segments: dict[int, list[Segment]]
+    letters: int
+    garbled: bool
+    """Most characters have no meaning in Unicode: the font hides them."""
 
 
 def read(data: bytes, options: Options) -> Parsed:
-    """Raises `ParseFailed` with `encrypted`, `broken_file` or `no_text`."""
+    """Raises `ParseFailed` with `encrypted`, `broken_file`, `too_large`, `no_text`, `missing_program` or `timed_out`.
+
+    Where only some pages need OCR and it cannot be had, the others are read and a note stands in their place.
+    """
+    import pypdfium2 as pdfium
+
+    document = _open(data)
+    count = len(document)
+    if count > _MAX_PAGES:
+        raise ParseFailed("too_large", f"The PDF has {count:,} pages; {_MAX_PAGES:,} are read.", "Split it.")
+    reader = Reader(options.languages, "Scanned pages are")
+    pages: list[Page] = []
+    broken = scanned = 0
+    for number in range(count):
+        try:
+            page, was_scanned = _page(document, number, reader)
+            scanned += was_scanned
+        except pdfium.PdfiumError:
+            page = Page(note="(A page that is damaged and cannot be read.)")
+            broken += 1
+        pages.append(page)
+        options.step(number + 1, count)
+    if not any(page.items for page in pages):
+        if broken or not count:
+            raise ParseFailed("broken_file", "The PDF has no page that can be read.", "Save or download it again.")
+        if reader.failure is not None:
+            raise reader.failure
+        what = "only pictures, and they show no text" if scanned else "its pages are blank"
+        raise ParseFailed(
+            "no_text", f"The PDF has no text: {what}.", "Nothing needs to be done; or leave it out with `ignore` in domain.toml."
+        )
+    title = (document.get_metadata_dict().get("Title") or "").strip()
+    return compose(pages, title)
+
+
+def _open(data: bytes) -> Any:
     import pypdfium2 as pdfium
     import pypdfium2.raw as raw
 
     try:
         document = pdfium.PdfDocument(data)
-        count = len(document)
+        len(document)
     except pdfium.PdfiumError as error:
         if getattr(error, "err_code", None) in (raw.FPDF_ERR_PASSWORD, raw.FPDF_ERR_SECURITY) or "password" in str(error).lower():
             raise ParseFailed("encrypted", "The PDF is protected by a password.", "Save it without the password.") from error
         raise ParseFailed("broken_file", "The PDF is damaged and cannot be opened.", "Save or download it again.") from error
-    pages = []
-    broken = 0
-    for number in range(count):
-        try:
-            pages.append(_lines(document, number, raw))
-        except pdfium.PdfiumError:
-            pages.append([])
-            broken += 1
-    title = (document.get_metadata_dict().get("Title") or "").strip()
-    if not any(pages):
-        if broken or not count:
-            raise ParseFailed("broken_file", "The PDF has no page that can be read.", "Save or download it again.")
-        raise ParseFailed(
-            "no_text",
-            "The PDF has no text, only pictures of pages.",
-            "Run it through OCR and save it with its text (reading scanned pages with tesseract is not built yet).",
-        )
-    _drop_running_lines(pages)
-    return _compose(pages, title if _speaks(title) else None)
+    return document
 
 
-def _lines(document: Any, number: int, raw: Any) -> list[_Line]:
-    import ctypes
+def _page(document: Any, number: int, reader: Reader) -> tuple[Page, bool]:
+    """The page in reading order, and whether it is a picture of a page."""
+    import pypdfium2.raw as raw
 
     page = document[number]
-    textpage = page.get_textpage()
     try:
-        whole = textpage.get_text_range()
-        box = raw.FS_RECTF()
-        lines: list[_Line] = []
-        index = 0  # of the line's first character, in PDFium's text index (UTF-16 units are rare enough to be off by a few)
-        for part in re.split(r"(\r\n|\r|\n)", whole):
-            if part.strip():
-                lead = len(part) - len(part.lstrip())
-                at = raw.FPDFText_GetCharIndexFromTextIndex(textpage, index + lead)
-                size = top = 0.0
-                if at >= 0 and raw.FPDFText_GetLooseCharBox(textpage, at, ctypes.byref(box)):
-                    size, top = abs(box.top - box.bottom), box.top
-                hyphenated = part.rstrip().endswith(("\x02", "\ufffe", "\xad"))
-                text = clean(part.replace("\x02", "").replace("\xad", ""))
-                if text:
-                    lines.append(_Line(text, round(size * 2) / 2, top, hyphenated))
-            index += len(part)
-        return lines
+        if _draws_forms(page):
+            # What was typed into a form becomes part of the page. PDFium sees it once the page is loaded again.
+            raw.FPDFPage_Flatten(page, raw.FLAT_NORMALDISPLAY)
+            page.close()
+            page = document[number]
+        text = _text(page)
+        items = _items(page, text)
+        if text.letters > _FEW_LETTERS and not text.garbled:
+            return Page(items), False
+        share, drawn = _pictures(page)
+        # Without a letter anything drawn may be letters: outlines instead of a font.
+        if not text.garbled and not (share >= _FULL_PAGE or (text.letters == 0 and drawn)):
+            return Page(items), False
+        read = reader.page(*_render(page)) if programs.find("tesseract") else _unread(reader)
+        if _letters(read) < text.letters and not text.garbled:
+            read = Page(items, read.note)
+        return read, True
     finally:
-        textpage.close()
         page.close()
 
 
-def _drop_running_lines(pages: list[list[_Line]]) -> None:
-    """Take out lines that stand at the top or bottom of most pages, numbers aside: running headers, footers, page numbers."""
-    if len(pages) < 4:
-        return
-    seen: Counter[tuple[str, str]] = Counter()
-    for page in pages:
-        seen.update({(where, _shape(line.text)) for where, lines in _edges(page) for line in lines})
-    least = max(3, len([page for page in pages if page]) // 2)
-    if all(seen[where, _shape(line.text)] >= least for page in pages for where, lines in _edges(page) for line in lines):
-        return  # slides or forms: the repeated lines are all there is
-    for page in pages:
-        drop = {id(line) for where, lines in _edges(page) for line in lines if seen[where, _shape(line.text)] >= least}
-        if drop:
-            page[:] = [line for line in page if id(line) not in drop]
+def _unread(reader: Reader) -> Page:
+    reader.failure = error = programs.missing("tesseract", "Scanned pages are")
+    return Page(note=f"(A picture of a page, not read: {error.message})")
 
 
-def _edges(page: list[_Line]) -> tuple[tuple[str, list[_Line]], tuple[str, list[_Line]]]:
-    few = min(2, len(page) // 3)  # never most of a short page
-    return ("top", page[:few]), ("bottom", page[len(page) - few :])
+def _letters(page: Page) -> int:
+    texts = (item.text if isinstance(item, Line) else "".join(cell for row in item.rows for cell in row) for item in page.items)
+    return sum(c.isalnum() for text in texts for c in text)
 
 
-def _shape(text: str) -> str:
-    return re.sub(r"\d+", "#", text.strip().lower())
+def _items(page: Any, text: _Text) -> list[Any]:
+    if not text.segments:
+        return []
+    main = max(text.segments, key=lambda turn: sum(len(s.text) for s in text.segments[turn]))
+    tables, left = find_ruled(list(_rules(page, main)), text.segments[main])
+    items: list[Any] = arrange(left, tables)
+    for turn, segments in text.segments.items():
+        if turn != main:
+            for item in arrange(segments):  # a note along the margin, a label of an axis: never a heading
+                if isinstance(item, Line):
+                    item.size, item.bold = 0.0, False
+                items.append(item)
+    return items
 
 
-def _compose(pages: list[list[_Line]], title: str | None) -> Parsed:
-    weights: Counter[float] = Counter()
-    for page in pages:
-        for line in page:
-            weights[line.size] += len(line.text)
-    body = weights.most_common(1)[0][0] if weights else 0.0
-    sizes = {line.size for page in pages for line in page if _is_heading(line, body)}
-    levels = {size: min(rank, 6) for rank, size in enumerate(sorted(sizes, reverse=True), 1)}
-    builder = Builder()
-    for number, page in enumerate(pages, 1):
-        gaps = [a.top - b.top for a, b in itertools.pairwise(page) if a.size == b.size == body and a.top > b.top]
-        pitch = median(gaps) if gaps else 0.0
-        for group in _paragraphs(page, body, pitch):
-            text = _join(group)
-            if _is_heading(group[0], body) and len(text) <= _LONGEST_HEADING:
-                builder.add("heading", text, level=levels[group[0].size], page=number)
-            else:
-                builder.add("list_item" if _BULLET.match(text) else "paragraph", text, page=number)
-    return builder.build(title)
+# --- text
+
+_HYPHENS = "\x02\ufffe\xad"
+# PDFium's marks for a hyphen at a line's end (the next line follows at once), and the soft hyphen.
+_PIECE = re.compile(rf"[^\r\n{_HYPHENS}]+[{_HYPHENS}]?")
+_WORD = re.compile(r"\S+")
+_MEANINGLESS = re.compile(r"[\ufffd\ue000-\uf8ff\x00-\x08]")
+_RARE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\xad\ud800-\udfff\uf000-\uf0ff\ufb00-\ufb06\ufffe\uffff]")
+_LIGATURES = str.maketrans(
+    {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb05": "st", "\ufb06": "st"}
+    # Bullets of the symbol fonts, which are letters of their own in no other font.
+    | dict.fromkeys("\uf0a7\uf0b7\uf0a8\uf0d8\uf076\uf0fc", "\u2022")
+)
 
 
-def _is_heading(line: _Line, body: float) -> bool:
-    return bool(body) and line.size >= _LARGER * body and len(line.text) <= _LONGEST_HEADING and _speaks(line.text)
+def _text(page: Any) -> _Text:
+    textpage = page.get_textpage()
+    try:
+        whole = textpage.get_text_range()
+        chars = _Chars(textpage, len(whole))
+        box = page.get_bbox()
+        segments: dict[int, list[Segment]] = {}
+        order = 0
+        for piece in _PIECE.finditer(whole):
+            start = piece.start()
+            words = [(m[0], start + m.start(), start + m.end() - 1) for m in _WORD.finditer(piece[0])]
+            style = chars.style(max(words, key=lambda w: w[2] - w[1])[1]) if words else None
+            if style is None:
+                continue
+            rare = _RARE.search(piece[0]) is not None
+            placed = [Word(_clean(word) if rare else word, *chars.span(first, last, style.turn)) for word, first, last in words]
+            hyphenated = piece[0][-1] in _HYPHENS
+            at = 0
+            for run in split(placed, style.size):
+                # PDFium lets a line of table cells pass for one run; each cell has its own type.
+                own = style if len(run) == len(words) else chars.style(words[at][1])
+                at += len(run)
+                if own is not None and own.bold and len(run) > 1:
+                    last = chars.style(words[at - 1][1])  # bold only to begin with is no heading
+                    own = dataclasses.replace(own, bold=last is not None and last.bold)
+                if own is not None and (run := [word for word in run if word.text]):
+                    segment = Segment(run, own.baseline, own.size, own.bold, hyphenated and at == len(words), order)
+                    order += 1
+                    if _inside(segment, box, own.turn):
+                        segments.setdefault(own.turn, []).append(segment)
+        # Whether the page is a picture is a question of a few letters, so not all are counted.
+        letters = sum(c.isalnum() for c in whole[:2000])
+        odd = len(_MEANINGLESS.findall(whole[:2000]))
+        return _Text(segments, letters, odd > 0.3 * max(1, len(whole[:2000].strip())) and letters < 3 * odd)
+    finally:
+        textpage.close()
 
 
-def _speaks(text: str) -> bool:
-    """Whether it has a word in it (and is no file name, as titles made by printer drivers are)."""
-    return bool(re.search(r"[^\W\d_]{2}", text)) and not _FILE_NAME.search(text)
+def _clean(word: str) -> str:
+    return clean(word.translate(_LIGATURES).strip(_HYPHENS).replace("\xad", ""))
 
 
-_FILE_NAME = re.compile(r"\.(docx?|indd|qxd|pdf|tex|dvi)$|^(microsoft word|untitled)", re.IGNORECASE)
+def _inside(segment: Segment, box: Sequence[float], turn: int) -> bool:
+    """Whether its middle is on the page; what is not, is not printed."""
+    x, y = _turned((segment.x0 + segment.x1) / 2, segment.y + 0.3 * segment.size, -turn)
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
 
 
-_BULLET = re.compile(r"(?:[\u2022\u25aa\u25e6\u2023\u25cf\u25cb\u25a0\u2013\u2014*-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s")
+def _turned(x: float, y: float, turn: int) -> tuple[float, float]:
+    """The point after quarter turns to the right: text that runs upwards (1) comes to lie flat."""
+    turn %= 4
+    return (x, y) if turn == 0 else (y, -x) if turn == 1 else (-x, -y) if turn == 2 else (-y, x)
 
 
-def _paragraphs(page: list[_Line], body: float, pitch: float) -> list[list[_Line]]:
-    groups: list[list[_Line]] = []
-    for line in page:
-        before = groups[-1][-1] if groups else None
-        gap = before.top - line.top if before else 0.0
-        if before is None or _starts_paragraph(before, line, gap, pitch, body):
-            groups.append([line])
+# Names say it more often than the flag does; "CMBX" is Computer Modern's bold.
+_BOLD = re.compile(rb"bold|black|heavy|demi|CMBX", re.IGNORECASE)
+_FORCE_BOLD = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    turn: int
+    """Quarter turns to the left."""
+    size: float
+    baseline: float
+    bold: bool
+
+
+class _Chars:
+    """Places and type of a page's characters, by their position in its text. Each call into PDFium costs about 1 µs."""
+
+    def __init__(self, textpage: Any, length: int) -> None:
+        import pypdfium2.raw as raw
+
+        self._raw, self._page = raw, textpage
+        # The text leaves out characters that have no Unicode; where it does not, the positions are the same.
+        self._same = raw.FPDFText_CountChars(textpage) == length
+        self._loose = raw.FPDFText_GetLooseCharBox
+        self._box, self._matrix = raw.FS_RECTF(), raw.FS_MATRIX()
+        self._box_at, self._matrix_at = ctypes.byref(self._box), ctypes.byref(self._matrix)
+        self._x, self._y = ctypes.c_double(), ctypes.c_double()
+        self._name, self._flags = ctypes.create_string_buffer(128), ctypes.c_int()
+
+    def _index(self, at: int) -> int:
+        return at if self._same else self._raw.FPDFText_GetCharIndexFromTextIndex(self._page, at)
+
+    def span(self, first: int, last: int, turn: int) -> tuple[float, float]:
+        """Where a word begins and ends, along its line."""
+        box, at, call, same = self._box, self._box_at, self._loose, self._same
+        call(self._page, first if same else self._index(first), at)
+        corners = (box.left, box.bottom, box.right, box.top)
+        if last > first:
+            call(self._page, last if same else self._index(last), at)
+        if turn == 0:  # nearly always, and some 500 times a page
+            x0, x1 = corners[0], box.right
+            return (x0, x1) if x0 <= x1 else (box.left, corners[2])  # right to left
+        ends = [_turned(x, y, turn)[0] for x, y in (corners[:2], corners[2:], (box.left, box.bottom), (box.right, box.top))]
+        return min(ends), max(ends)
+
+    def style(self, at: int) -> _Style | None:
+        """The type of a character, or None where it runs aslant, as a watermark does."""
+        raw, index = self._raw, self._index(at)
+        size = raw.FPDFText_GetFontSize(self._page, index)
+        if raw.FPDFText_GetMatrix(self._page, index, self._matrix_at):
+            size *= math.hypot(self._matrix.c, self._matrix.d)
+        # PDFium counts the angle clockwise.
+        quarters = -raw.FPDFText_GetCharAngle(self._page, index) / (math.pi / 2)
+        if abs(quarters - round(quarters)) > 0.11:  # 10 degrees
+            return None
+        turn = round(quarters) % 4
+        if size < 1:  # some writers hide the size in the glyphs themselves
+            self._loose(self._page, index, self._box_at)
+            size = abs(self._box.top - self._box.bottom) if turn % 2 == 0 else abs(self._box.right - self._box.left)
+        raw.FPDFText_GetFontInfo(self._page, index, self._name, 128, ctypes.byref(self._flags))
+        bold = bool(_BOLD.search(self._name.value)) or bool(self._flags.value & _FORCE_BOLD)
+        bold = bold or raw.FPDFText_GetFontWeight(self._page, index) >= 600
+        return _Style(turn, max(round(size * 2) / 2, 0.5), self._origin(index, turn), bold)
+
+    def _origin(self, index: int, turn: int) -> float:
+        self._raw.FPDFText_GetCharOrigin(self._page, index, self._x, self._y)
+        return _turned(self._x.value, self._y.value, turn)[1]
+
+
+# --- what is drawn
+
+
+def _objects(page: Any) -> Iterator[tuple[Any, int]]:
+    import pypdfium2.raw as raw
+
+    for index in range(min(raw.FPDFPage_CountObjects(page), _MAX_OBJECTS)):
+        found = raw.FPDFPage_GetObject(page, index)
+        yield found, raw.FPDFPageObj_GetType(found)
+
+
+def _bounds(found: Any) -> tuple[float, float, float, float] | None:
+    import pypdfium2.raw as raw
+
+    sides = [ctypes.c_float() for _ in range(4)]
+    if not raw.FPDFPageObj_GetBounds(found, *sides):
+        return None
+    x0, y0, x1, y1 = (side.value for side in sides)
+    return x0, y0, x1, y1
+
+
+def _rules(page: Any, turn: int) -> Iterator[Rule]:
+    """Thin lines and the edges of boxes, as they lie when the text is upright; at most `_MAX_RULES`."""
+    import pypdfium2.raw as raw
+
+    found = 0
+    for path, kind in _objects(page):
+        if kind != raw.FPDF_PAGEOBJ_PATH or found >= _MAX_RULES or (bounds := _bounds(path)) is None:
+            continue
+        x0, y0, x1, y1 = bounds
+        if min(x1 - x0, y1 - y0) < 3:
+            strokes = [bounds] if max(x1 - x0, y1 - y0) > 3 else []
         else:
-            groups[-1].append(line)
-    return groups
+            strokes = _strokes(path)
+        for a, b, c, d in strokes:
+            (ax, ay), (bx, by) = _turned(a, b, turn), _turned(c, d, turn)
+            yield Rule(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+            found += 1
 
 
-def _starts_paragraph(before: _Line, line: _Line, gap: float, pitch: float, body: float) -> bool:
-    if _BULLET.match(line.text) or _is_heading(before, body) != _is_heading(line, body):
-        return True
-    if _is_heading(line, body):
-        return before.size != line.size or gap > 2 * line.size
-    # A jump up the page is the next column.
-    return bool(pitch) and (gap > 1.35 * pitch or gap < -0.5 * pitch)
+def _strokes(path: Any) -> list[tuple[float, float, float, float]]:
+    """The straight parts of a path that lie along an axis, in the page's coordinates."""
+    import pypdfium2.raw as raw
+
+    count = raw.FPDFPath_CountSegments(path)
+    if not 2 <= count <= _MAX_STROKES:
+        return []
+    matrix = raw.FS_MATRIX()
+    raw.FPDFPageObj_GetMatrix(path, ctypes.byref(matrix))
+    x, y = ctypes.c_float(), ctypes.c_float()
+    start = last = (0.0, 0.0)
+    strokes = []
+    for index in range(count):
+        segment = raw.FPDFPath_GetPathSegment(path, index)
+        raw.FPDFPathSegment_GetPoint(segment, x, y)
+        point = (matrix.a * x.value + matrix.c * y.value + matrix.e, matrix.b * x.value + matrix.d * y.value + matrix.f)
+        kind = raw.FPDFPathSegment_GetType(segment)
+        if kind == raw.FPDF_SEGMENT_MOVETO:
+            start = point
+        elif kind == raw.FPDF_SEGMENT_LINETO:
+            strokes.append((*last, *point))
+        last = point
+        if raw.FPDFPathSegment_GetClose(segment):
+            strokes.append((*point, *start))
+    return [s for s in strokes if (abs(s[0] - s[2]) < 1) != (abs(s[1] - s[3]) < 1)]
 
 
-def _join(lines: list[_Line]) -> str:
-    """The lines as one running text; a word that was hyphenated at a line's end is made whole."""
-    text = lines[0].text
-    for before, line in itertools.pairwise(lines):
-        if before.hyphenated:
-            # PDFium marks a hyphen at the line's end; before a capital or a digit it belongs to the word.
-            text = text.rstrip("-") + ("" if line.text[:1].islower() else "-") + line.text
-        else:
-            text += " " + line.text
-    return text
+def _pictures(page: Any) -> tuple[float, bool]:
+    """The largest share of the page that one picture covers, and whether anything is drawn at all."""
+    import pypdfium2.raw as raw
+
+    left, bottom, right, top = page.get_bbox()
+    area = max(1.0, (right - left) * (top - bottom))
+    share, kinds = 0.0, Counter[int]()
+    for found, kind in _objects(page):
+        kinds[kind] += 1
+        if kind in (raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM) and (bounds := _bounds(found)):
+            width = min(bounds[2], right) - max(bounds[0], left)
+            height = min(bounds[3], top) - max(bounds[1], bottom)
+            share = max(share, max(0.0, width) * max(0.0, height) / area)
+    return share, bool(kinds)
+
+
+def _draws_forms(page: Any) -> bool:
+    """Whether the page has fields or typed notes, which are no part of its text until they are flattened."""
+    import pypdfium2.raw as raw
+
+    for index in range(min(raw.FPDFPage_GetAnnotCount(page), 1000)):
+        annotation = raw.FPDFPage_GetAnnot(page, index)
+        kind = raw.FPDFAnnot_GetSubtype(annotation)
+        raw.FPDFPage_CloseAnnot(annotation)
+        if kind in (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT):
+            return True
+    return False
+
+
+def _render(page: Any) -> tuple[Any, float]:
+    """The page as a grey picture and its pixels a point; a poster gets fewer of them, for the picture is bounded."""
+    width, height = page.get_size()
+    scale = min(_DPI / 72, math.sqrt(MAX_PIXELS / max(1.0, width * height)))
+    bitmap = page.render(scale=scale, grayscale=True)
+    try:
+        return bitmap.to_pil().convert("L"), scale
+    finally:
+        bitmap.close()
