@@ -1,6 +1,6 @@
 """File events -> settled sets of changed paths. Events are hints: what is true is found out by `Pipeline.sync`.
 
-A path is handed out once its size and time have stood still for `settle_ms`; a file that is still being written waits,
+A path is handed out once its size and times have stood still for `settle_ms`; a file that is still being written waits,
 without holding up the others. Where the system has no events to give (inotify exhausted, network mounts) the folder
 is polled. Read next: `ingest/ingester.py`, which takes the sets.
 """
@@ -29,12 +29,14 @@ _POLL_S = 2.0
 _CHECK_S = 1.0
 """Between two checks that watchdog's threads live: an exception in one ends it without a word (watchdog #793)."""
 _FLOOD = 4096
-"""Pending paths from which on events may have been lost."""
+"""Pending paths from which on events may have been lost, on systems that do not say so."""
+_EXHAUSTED = (errno.ENOSPC, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP)
+"""What inotify says when it has no watch left for us, or no instance, or is not there."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    signature: tuple[int, int, int] | None
+    signature: tuple[int, ...] | None
     since: float
     """When the signature was first seen, or the last event came."""
 
@@ -55,7 +57,10 @@ class Watcher:
         self._flood = False
         self._handed = 0
         self._checked = 0.0
-        self._identity: tuple[int, int] | None = None
+        self._identity: dict[str, tuple[int, ...]] = {}
+        self._away = False
+        self._refused: OSError | None = None
+        self._inotify: Any = None
         self._domains: dict[str, Domain] = {}
         self.mode: Literal["events", "polling"] = "polling" if settings.polling else "events"
 
@@ -73,9 +78,11 @@ class Watcher:
 
     @property
     def alive(self) -> bool:
-        """Whether changes are seen: the observer's thread and those of its emitters run."""
+        """Whether changes are seen: all of watchdog's threads run."""
         observer = self._observer
-        return observer is not None and observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)
+        if observer is None or not observer.is_alive() or not all(emitter.is_alive() for emitter in observer.emitters):
+            return False
+        return self._inotify is None or self._inotify.is_alive()
 
     @property
     def pending(self) -> int:
@@ -145,6 +152,10 @@ class Watcher:
                 ready.add(path)
         for path in ready:
             del self._pending[path]
+        if ready and not self.corpora.is_dir():
+            # Nothing can be said of them now. Once the folder is back, all of it is looked at.
+            self._away = True
+            return set()
         if any(path.endswith(os.sep + DOMAIN_FILE) for path in ready):
             self._domains = read_domains(self.corpora)
         return {Path(path) for path in ready}
@@ -164,27 +175,56 @@ class Watcher:
 
     def _observe(self) -> None:
         self._domains = read_domains(self.corpora)
-        self._identity = _identity(self.corpora)
+        self._identity = self._identify()
         self._checked = time.monotonic()
+        self._away, self._refused, self._inotify = False, None, None
         if self.mode == "events":
             from watchdog.observers import Observer
 
             try:
                 self._observer = self._scheduled(Observer())
-                return
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EMFILE, errno.ENOSYS, errno.ENOTSUP):
+                if error.errno not in _EXHAUSTED:
                     raise
-                log.warning(
-                    "file events cannot be had (%s): the folder is looked at every %g s instead; "
-                    "raise fs.inotify.max_user_watches to get them",
-                    error.strerror,
-                    _POLL_S,
-                )
-                self.mode = "polling"
-        from watchdog.observers.polling import PollingObserver
+                self._refused = error
+            if self._refused is None:
+                return
+            self._fall_back(self._refused)
+        from watchdog.observers.polling import PollingObserverVFS
 
-        self._observer = self._scheduled(PollingObserver(timeout=_POLL_S))
+        # Its default follows links: out of the folder, and round in circles.
+        self._observer = self._scheduled(PollingObserverVFS(os.lstat, os.scandir, polling_interval=_POLL_S))
+
+    def _fall_back(self, error: OSError) -> None:
+        log.warning(
+            "file events cannot be had (%s): the folder is looked at every %g s instead; raise fs.inotify.max_user_watches to get them",
+            error.strerror or error,
+            _POLL_S,
+        )
+        self.mode = "polling"
+        if self._observer is not None:
+            _end(self._observer)
+        self._inotify = None
+
+    def _listen(self, inotify: Any) -> None:
+        """Hear of what watchdog only logs: a watch that was refused below the top folder, events that the system dropped."""
+        add_callback, handle_event = inotify.add_callback, inotify.handle_event
+
+        def add(*args: Any) -> Any:
+            try:
+                return add_callback(*args)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._refused = error
+                raise
+
+        def handle(event: Any) -> None:
+            if event.is_queue_overflow:
+                self._rescan = True
+                self._wake.set()
+            handle_event(event)
+
+        inotify.add_callback, inotify.handle_event = add, handle
 
     def _scheduled(self, observer: Any) -> Any:
         from watchdog import events
@@ -194,6 +234,10 @@ class Watcher:
             events.FileCreatedEvent, events.FileModifiedEvent, events.FileMovedEvent, events.FileDeletedEvent, events.FileClosedEvent,
             events.FileAttribEvent, events.DirCreatedEvent, events.DirMovedEvent, events.DirDeletedEvent, events.DirAttribEvent,
         ]  # fmt: skip
+        # A private name of watchdog 7.1; there is none but on Linux. Tests fail when it goes.
+        self._inotify = getattr(observer, "_inotify_fd", None)
+        if self._inotify is not None:
+            self._listen(self._inotify)
         try:
             observer.schedule(_Handler(self._events, self._wake), str(self.corpora), recursive=True, event_filter=wanted)
             observer.start()
@@ -203,24 +247,46 @@ class Watcher:
         return observer
 
     def _check(self) -> None:
-        """Start watching anew if watchdog died or the folder was replaced; then everything must be looked at."""
+        """Start watching anew if watchdog died, was refused a watch, or the folder was replaced; then everything must be looked at."""
         now = time.monotonic()
         if self._observer is None or now - self._checked < _CHECK_S:
             return
         self._checked = now
-        identity = _identity(self.corpora)
-        if self.alive and identity == self._identity:
+        identity = self._identify()
+        if not identity:
+            self._away = True  # it may come back, perhaps as the very same folder, with changes that nobody saw
             return
-        if identity is None:
-            return  # not there; it may come back
-        log.warning("the file watcher is started anew (%s)", "it had died" if identity == self._identity else "the folder was replaced")
-        _end(self._observer)
+        refused = self._refused is not None and self.mode == "events"
+        replaced = self._away or any(self._identity.get(name, found) != found for name, found in identity.items())
+        self._identity |= identity
+        if self.alive and not replaced and not refused:
+            return
+        log.warning(
+            "the file watcher is started anew (%s)",
+            "the folder was replaced" if replaced else "a watch was refused" if refused else "it had died",
+        )
         try:
+            if refused and self._refused is not None:
+                self._fall_back(self._refused)
+            else:
+                _end(self._observer)
             self._observe()
         except OSError:
             log.exception("the file watcher cannot be started; it is tried again")
             return
         self._rescan = True
+
+    def _identify(self) -> dict[str, tuple[int, ...]]:
+        """Which folder this is, and on which disk each domain lies, for one may be mounted; empty if it is not there."""
+        try:
+            info = os.stat(self.corpora)
+            with os.scandir(self.corpora) as entries:
+                disks = {
+                    entry.name: (entry.stat(follow_symlinks=False).st_dev,) for entry in entries if entry.is_dir(follow_symlinks=False)
+                }
+        except OSError:
+            return {}
+        return {"": (info.st_dev, info.st_ino), **disks}
 
 
 class _Handler:
@@ -240,20 +306,12 @@ class _Handler:
             log.exception("a file event was lost; the next reconcile finds what it was")
 
 
-def _signature(path: str) -> tuple[int, int, int] | None:
+def _signature(path: str) -> tuple[int, ...] | None:
     try:
         info = os.lstat(path)
     except OSError:
         return None
-    return info.st_size, info.st_mtime_ns, info.st_mode
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        info = os.stat(path)
-    except OSError:
-        return None
-    return info.st_dev, info.st_ino
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_mode
 
 
 def _end(observer: Any) -> None:
