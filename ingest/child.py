@@ -1,27 +1,45 @@
 """The parser process: reads requests on stdin, parses one file at a time, writes answers to stdout.
 
 Started by `ingest/sandbox.py` and by nothing else. It first takes away from itself what a parser does not need
-(memory beyond a limit, files to write, the network), then imports. A message is its length in 8 bytes and JSON:
+(memory beyond a limit, files to write, the network, programs to start), then imports. A message is its length in 8 bytes
+and JSON. A request for a file is answered by several messages, the last of which is `end`:
 
-    -> {"path": "/.../a.pdf", "name": "a.pdf", "max_bytes": 268435456}
-    <- {"text": ..., "title": ..., "blocks": [[kind, start, end, level, page, label], ...], "sha256": ..., "rss": bytes}
-    <- {"failed": [code, message, remedy], "rss": bytes}
+    -> {"path": "/.../a.eml", "name": "a.eml", "languages": ["en"], "ignore": [], "limits": [each, files, unpacked, depth],
+        "below": "letters/a.eml", "start": 0, "dead": [], "give_up": false}
+    <- {"opening": [number, path, bytes]}                before each file: the one asked for (path "") and what lies in it
+    <- {"step": [done, of]}                              now and then while it is read
+    <- {"entry": path, "bytes": n, "sha256": hex, "text": ..., "title": ..., "blocks": [[kind, start, end, level, page, label], ...]}
+    <- {"entry": path, "bytes": n, "sha256": hex or null, "failed": [code, message, remedy]}
+    <- {"end": true, "rss": bytes, "fit": whether this process can take another file}
 
-What parsing means is in `ingest/parse.py`.
+    -> the same with "extract": path                     the bytes of what lies in it
+    <- {"bytes": n} and the n bytes, or an entry that failed; then the end
+
+A process that is out of memory ends with `OUT_OF_MEMORY`. What parsing means is in `ingest/parse.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
+from ingest import programs
+
 HEADER = struct.Struct(">Q")
+
+OUT_OF_MEMORY = 77
+"""Exit status: what it was reading took more memory than it may have."""
+
+# What programs of the system may write in their scratch folder, in bytes a file: a page of 300 dpi is 25 MB.
+_LARGEST_SCRATCH = 1 << 30
+# Of two steps in a row only the first is told: they are for people, and for a clock that counts seconds.
+_STEP_S = 0.2
 
 
 def main(memory_mb: int) -> None:
@@ -33,64 +51,95 @@ def main(memory_mb: int) -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     _die_with_parent()
+    _close_network()
     _limit(memory_mb)
-    sys.addaudithook(_no_network)
+    sys.addaudithook(_guard)
     _send(answers, {"ready": os.getpid()})
     while (header := requests.read(HEADER.size)) and len(header) == HEADER.size:
         request = json.loads(requests.read(HEADER.unpack(header)[0]))
-        _send(answers, _answer(request))
+        try:
+            _serve(request, answers)
+            _send(answers, {"end": True, "rss": _rss(), "fit": not programs.left_behind})
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)  # nothing can be relied on any more, least of all a polite good-bye
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    from rag.errors import ReadingRoomError
+def _serve(request: dict[str, Any], answers: Any) -> None:
+    """Answer one request but for its `end`."""
+    from ingest.members import Entry, Limits, Opening, extract, failure_of, walk
+    from ingest.parse import Options
+    from rag.domains import Domain
 
+    options = Options(languages=tuple(request["languages"]), step=_stepper(answers))
+    limits = Limits(*request["limits"])
     try:
-        answer = _parse(request)
-    except ReadingRoomError as error:
-        answer = {"failed": [error.code, error.message, error.remedy]}
-    except MemoryError:
-        answer = {"failed": ["out_of_memory", "Reading the file takes more memory than a parser may have.", OUT_OF_MEMORY_REMEDY]}
-    except RecursionError:
-        answer = {"failed": ["broken_file", "The file is nested too deeply to be read.", "Save it in a simpler form."]}
-    except OSError as error:
-        answer = {"failed": ["unreadable", f"The file cannot be read: {error.strerror or error}.", "Check its permissions."]}
-    except Exception as error:  # whatever a parser raises on a broken file, the file is what is broken
-        answer = {
-            "failed": ["broken_file", f"The file is damaged and cannot be read ({type(error).__name__}).", "Save or download it again."]
-        }
-    answer["rss"] = _rss()
-    return answer
+        data = _bytes(request["path"], limits.each)
+    except Exception as error:
+        return _send(answers, _told(Entry("", 0, None, failure_of(error))))
+    if "extract" in request:
+        try:
+            found = extract(data, request["name"], request["extract"], options, limits)
+        except MemoryError:
+            raise
+        except Exception as error:
+            return _send(answers, _told(Entry("", 0, None, failure_of(error))))
+        _send(answers, {"bytes": len(found)})
+        answers.write(found)
+        answers.flush()
+        return None
+    # The patterns are written for paths below the domain's folder, where the file itself lies at `below`.
+    domain, below = Domain("", ignore=tuple(request["ignore"])), request["below"]
+    entries = walk(
+        data,
+        request["name"],
+        options,
+        limits,
+        lambda path: domain.ignores(f"{below}/{path}"),
+        start=request["start"],
+        dead=request["dead"],
+        give_up=request["give_up"],
+    )
+    for found in entries:
+        _send(answers, {"opening": [found.number, found.path, found.bytes]} if isinstance(found, Opening) else _told(found))
+    return None
 
 
-OUT_OF_MEMORY_REMEDY = "Split the file, or raise ingest.parse_memory_mb."
+def _told(entry: Any) -> dict[str, Any]:
+    from rag.records import Failure
+
+    told = {"entry": entry.path, "bytes": entry.bytes, "sha256": entry.sha256}
+    if isinstance(entry.result, Failure):
+        return told | {"failed": [entry.result.code, entry.result.message, entry.result.remedy]}
+    blocks = [(b.kind, b.start, b.end, b.level, b.page, b.label) for b in entry.result.blocks]
+    return told | {"text": entry.result.text, "title": entry.result.title, "blocks": blocks}
 
 
-def _parse(request: dict[str, Any]) -> dict[str, Any]:
-    from ingest.parse import parse
+def _bytes(path: str, most: int) -> bytes:
+    from rag.errors import ParseFailed
 
-    fd = os.open(request["path"], os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     with open(fd, "rb") as file:
-        data = file.read(request["max_bytes"] + 1)
-    if len(data) > request["max_bytes"]:
-        from rag.errors import ParseFailed
-
+        data = file.read(most + 1)
+    if len(data) > most:
         raise ParseFailed("too_large", "The file grew beyond the limit while it was read.", "Wait until it is written, or split it.")
-    digest = hashlib.sha256(data).hexdigest()
-    parsed = parse(data, request["name"])
-    return {
-        "text": parsed.text,
-        "title": parsed.title,
-        "blocks": [(b.kind, b.start, b.end, b.level, b.page, b.label) for b in parsed.blocks],
-        "sha256": digest,
-    }
+    return data
+
+
+def _stepper(answers: Any) -> Callable[[int, int], None]:
+    told = 0.0
+
+    def step(done: int, of: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _STEP_S:
+            told = now
+            _send(answers, {"step": [done, of]})
+
+    return step
 
 
 def _send(answers: Any, message: dict[str, Any]) -> None:
-    try:
-        body = json.dumps(message, separators=(",", ":")).encode("ascii")
-    except MemoryError:
-        message = {"failed": ["out_of_memory", "The file's text is too long for a parser's memory.", OUT_OF_MEMORY_REMEDY], "rss": _rss()}
-        body = json.dumps(message).encode("ascii")
+    body = json.dumps(message, separators=(",", ":")).encode("ascii")
     answers.write(HEADER.pack(len(body)))
     answers.write(body)
     answers.flush()
@@ -102,22 +151,37 @@ def _limit(memory_mb: int) -> None:
 
     os.nice(10)  # answers go before ingest
     limits = (
-        (resource.RLIMIT_AS, memory_mb << 20),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),  # a parser reads; pipes are not files
-        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_AS, memory_mb << 20, memory_mb << 20),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, 0, _LARGEST_SCRATCH),  # a parser reads; pipes are not files; see `programs.scratch`
+        (resource.RLIMIT_NOFILE, 256, 1024),
     )
-    for kind, value in limits:
+    for kind, soft, hard in limits:
         # macOS refuses RLIMIT_AS; the time limit and the parent's eye on our size remain.
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(kind, (value, value))
+            resource.setrlimit(kind, (soft, hard))
 
 
-def _no_network(event: str, args: tuple[object, ...]) -> None:
+def _close_network() -> None:
+    """Leave the machine's network for an empty one of our own, where Linux lets us; programs that we start are in it too.
+
+    As root that takes one call; others need a user namespace first, which some systems forbid. `_guard` holds in any case.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    new_user, new_net = 0x10000000, 0x40000000
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(new_net) != 0:
+        libc.unshare(new_user | new_net)
+
+
+def _guard(event: str, args: tuple[object, ...]) -> None:
     if event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
         raise PermissionError(f"a parser has no network ({event})")
-    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"):
-        raise PermissionError(f"a parser starts no programs ({event})")
+    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn") and not programs.running:
+        raise PermissionError(f"a parser starts no programs of its own ({event})")
 
 
 def _die_with_parent() -> None:

@@ -68,9 +68,18 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX chunks_embed_hash ON chunks (embed_hash);
     """,
+    """
+    ALTER TABLE documents ADD COLUMN container TEXT;
+    ALTER TABLE documents ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE documents ADD COLUMN tried_at REAL;
+    CREATE INDEX documents_container ON documents (container) WHERE container IS NOT NULL;
+    """,
 )
 
-_FIELDS = "id, domain, path, title, media_type, bytes, status, chunks, error_code, error_message, error_remedy, modified_at, indexed_at"
+_FIELDS = (
+    "id, domain, path, title, media_type, bytes, status, chunks, error_code, error_message, error_remedy, "
+    "modified_at, indexed_at, container"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +115,17 @@ class Row:
     fingerprint: str | None
     clean: bool
     deleting: bool
+    container: str | None
+    """Path of the file that the document lies in; its own stamp is then that file's."""
+    attempts: int
+    """How often in a row it failed for what may pass."""
+    tried_at: float | None
+    """When it last failed, in seconds since the epoch."""
 
 
 _ROW = (
     "id, domain, path, title, own_title, media_type, status, chunks, error_code, error_message, sha256, "
-    "bytes, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting"
+    "bytes, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting, container, attempts, tried_at"
 )
 
 
@@ -291,11 +306,24 @@ class Ledger:
         found = self._read(f"SELECT {_ROW} FROM documents WHERE id = ?", (id,))
         return _row(found[0]) if found else None
 
+    def members(self, path: str) -> list[Row]:
+        """The documents that lie in the file or member at `path`, at any depth."""
+        found = self._read(
+            f"SELECT {_ROW} FROM documents WHERE path > ? AND path < ? AND container IS NOT NULL ORDER BY path", (path + "/", path + "0")
+        )
+        return [_row(row) for row in found]
+
+    def failed(self, codes: Collection[str]) -> list[Row]:
+        """The documents that failed for one of these reasons."""
+        marks = ",".join("?" * len(codes))
+        return [_row(row) for row in self._read(f"SELECT {_ROW} FROM documents WHERE error_code IN ({marks})", tuple(codes))]
+
     def twin(self, sha256: str, media_type: str, fingerprint: str) -> Row | None:
         """An indexed document made from the same bytes in the same way."""
         found = self._read(
             f"SELECT {_ROW} FROM documents "
-            "WHERE sha256 = ? AND media_type = ? AND fingerprint = ? AND clean AND status != 'failed' LIMIT 1",
+            "WHERE sha256 = ? AND media_type = ? AND fingerprint = ? AND clean AND status != 'failed' "
+            "ORDER BY container IS NOT NULL LIMIT 1",
             (sha256, media_type, fingerprint),
         )
         return _row(found[0]) if found else None
@@ -320,7 +348,7 @@ class Ledger:
         """Note that files wait. Of a document that is there already only the status changes: it stays findable."""
         with self.write() as db:
             db.executemany(
-                f"INSERT INTO documents ({_FIELDS}, mtime_ns, ctime_ns, inode) VALUES ({', '.join('?' * 16)}) "
+                f"INSERT INTO documents ({_FIELDS}, mtime_ns, ctime_ns, inode) VALUES ({', '.join('?' * 17)}) "
                 "ON CONFLICT (id) DO UPDATE SET status = 'queued', deleting = 0, "
                 "error_code = NULL, error_message = NULL, error_remedy = NULL",
                 [(*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode) for document, stamp in documents],
@@ -342,13 +370,15 @@ class Ledger:
         fingerprint: str,
         text: str | None,
         chunks: Sequence[Chunk],
+        attempts: int = 0,
     ) -> None:
         """Write a finished document, indexed or failed, with its text and chunks, in place of what was there."""
         with self.write() as db:
+            own = (own_title, sha256, fingerprint, 1, 0, attempts, time.time() if document.error else None)
             assigned = ", ".join(f"{name.strip()} = excluded.{name.strip()}" for name in f"{_FIELDS}, {_OWN}".split(",")[1:])
             db.execute(
-                f"INSERT INTO documents ({_FIELDS}, {_OWN}) VALUES ({', '.join('?' * 21)}) ON CONFLICT (id) DO UPDATE SET {assigned}",
-                (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, own_title, sha256, fingerprint, 1, 0),
+                f"INSERT INTO documents ({_FIELDS}, {_OWN}) VALUES ({', '.join('?' * 24)}) ON CONFLICT (id) DO UPDATE SET {assigned}",
+                (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, *own),
             )
             db.execute("DELETE FROM chunks WHERE document_id = ?", (document.id,))
             if text is None:
@@ -392,23 +422,24 @@ class Ledger:
         return False
 
 
-_OWN = "mtime_ns, ctime_ns, inode, own_title, sha256, fingerprint, clean, deleting"
+_OWN = "mtime_ns, ctime_ns, inode, own_title, sha256, fingerprint, clean, deleting, attempts, tried_at"
 
 
 def _values(d: Document) -> tuple[Any, ...]:
     error = (d.error.code, d.error.message, d.error.remedy) if d.error else (None, None, None)
-    return (d.id, d.domain, d.path, d.title, d.media_type, d.bytes, d.status, d.chunks, *error, d.modified_at, d.indexed_at)
+    return (d.id, d.domain, d.path, d.title, d.media_type, d.bytes, d.status, d.chunks, *error, d.modified_at, d.indexed_at, d.container)
 
 
 def _document(row: tuple[Any, ...]) -> Document:
-    *head, code, message, remedy, modified_at, indexed_at = row
+    *head, code, message, remedy, modified_at, indexed_at, container = row
     error = Failure(code, message, remedy) if code else None
-    return Document(*head, error=error, modified_at=modified_at, indexed_at=indexed_at)
+    return Document(*head, error=error, modified_at=modified_at, indexed_at=indexed_at, container=container)
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    *head, size, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting = row
-    return Row(*head, Stamp(size, mtime_ns, ctime_ns, inode), fingerprint, bool(clean), bool(deleting))
+    *head, size, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting, container, attempts, tried_at = row
+    stamp = Stamp(size, mtime_ns, ctime_ns, inode)
+    return Row(*head, stamp, fingerprint, bool(clean), bool(deleting), container, attempts, tried_at)
 
 
 def _encode_cursor(path: str) -> str:

@@ -21,7 +21,11 @@ from rag.errors import ParseFailed
 
 # name -> (commands that are it, what it is for, how it is installed)
 KNOWN = {
-    "tesseract": (("tesseract",), "text in pictures and scanned pages", "Debian: apt-get install tesseract-ocr; macOS: brew install tesseract"),
+    "tesseract": (
+        ("tesseract",),
+        "text in pictures and scanned pages",
+        "Debian: apt-get install tesseract-ocr; macOS: brew install tesseract",
+    ),
     "libreoffice": (
         ("soffice", "libreoffice", "/Applications/LibreOffice.app/Contents/MacOS/soffice"),
         "old Office files (doc, ppt)",
@@ -48,18 +52,20 @@ def available() -> tuple[str, ...]:
 
 def missing(name: str, what: str) -> ParseFailed:
     """What a file ends as that cannot be read without the program. `what` begins the sentence: "Old Word files are"."""
-    return ParseFailed("missing_program", f"{what} read with {name}, which is not installed.", f"Install it, and the file is read. {KNOWN[name][2]}.")
+    return ParseFailed(
+        "missing_program", f"{what} read with {name}, which is not installed.", f"Install it, and the file is read. {KNOWN[name][2]}."
+    )
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """An empty folder that is gone afterwards. In it the parser may write, up to the limit of one file."""
-    folder = Path(tempfile.mkdtemp(prefix="parse-"))
-    try:
-        with _may_write():
+    with _may_write():
+        folder = Path(tempfile.mkdtemp(prefix="parse-"))
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(name: str, args: Sequence[str], *, what: str, stdin: bytes = b"", cwd: Path | None = None, timeout: float = 60.0) -> bytes:
@@ -72,7 +78,7 @@ def run(name: str, args: Sequence[str], *, what: str, stdin: bytes = b"", cwd: P
     if command is None:
         raise missing(name, what)
     env = {key: os.environ[key] for key in ("PATH", "LANG", "LC_ALL", "TMPDIR", "TESSDATA_PREFIX") if key in os.environ}
-    env |= {"HOME": str(cwd or tempfile.gettempdir()), "OMP_THREAD_LIMIT": "1", "SAL_USE_VCLPLUGIN": "svp"}
+    env |= {"HOME": str(cwd or os.sep), "OMP_THREAD_LIMIT": "1", "SAL_USE_VCLPLUGIN": "svp"}
     with _may_write():
         running = True
         try:

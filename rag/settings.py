@@ -49,10 +49,18 @@ class Ingest:
     """Poll instead of using file events (network mounts); chosen by itself where events cannot be had."""
     max_file_mb: int = 256
     """Larger files become `failed`, in MiB."""
-    parse_timeout_s: int = 120
-    """A parser is stopped after this many seconds on one file."""
+    parse_timeout_s: int = 45
+    """A parser that gets no further with a file is stopped after this many seconds; each page read counts as further."""
+    parse_longest_s: int = 1800
+    """A parser is stopped after this many seconds on one file in any case (a long scan takes a second a page)."""
     parse_memory_mb: int = 4096
     """Address space of a parser process, in MiB."""
+    max_members: int = 10000
+    """Files that may lie in one archive or mail; one with more becomes `failed`."""
+    max_unpacked_mb: int = 1024
+    """Size of those files together, unpacked, in MiB."""
+    max_depth: int = 3
+    """How deep they may lie: an archive in an archive in a mail is 3."""
     chunk_tokens: int = 200
     """Most tokens of text in a chunk, in the embedder's own count; headings come on top (model limit: 256)."""
     batch_chunks: int = 256
@@ -65,6 +73,8 @@ class Embed:
 
     model: str = "all-MiniLM-L6-v2"
     """A name from `rag/models.py`, a folder, or a sentence-transformers name that is on this machine."""
+    backend: str = "auto"
+    """`onnx` (8-bit weights, BERT encoders), `torch` (any model, slower), or `auto`: onnx where the model's files allow it."""
     threads: int = 0
     """CPU threads; 0 is all cores."""
     query_prefix: str = ""
@@ -217,6 +227,8 @@ def _convert(key: str, value: Any, kind: type) -> Any:
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
+_BACKENDS = ("auto", "onnx", "torch")
+
 _RANGES = {
     "server.port": (0, 65535),
     "server.max_upload_mb": (1, 100_000),
@@ -225,6 +237,10 @@ _RANGES = {
     "ingest.reconcile_s": (1, 86_400),
     "ingest.max_file_mb": (1, 100_000),
     "ingest.parse_timeout_s": (1, 86_400),
+    "ingest.parse_longest_s": (1, 86_400),
+    "ingest.max_members": (0, 100_000),
+    "ingest.max_unpacked_mb": (1, 100_000),
+    "ingest.max_depth": (0, 10),
     "ingest.parse_memory_mb": (512, 1_000_000),
     "ingest.chunk_tokens": (32, 8192),
     "ingest.batch_chunks": (1, 100_000),
@@ -249,6 +265,8 @@ _RANGES = {
 def _check(settings: Settings) -> None:
     if settings.store.url:
         raise InvalidSettings(f"Setting 'store.url' is {settings.store.url!r}; a Qdrant server is not supported yet.", "Leave it empty.")
+    if settings.embed.backend not in _BACKENDS:
+        raise InvalidSettings(f"Setting 'embed.backend' is {settings.embed.backend!r}.", f"Use one of: {', '.join(_BACKENDS)}.")
     for key, (low, high) in _RANGES.items():
         section, name = key.split(".")
         value = getattr(getattr(settings, section), name)

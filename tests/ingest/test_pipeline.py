@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from ingest import pipeline as module
+from ingest import programs, reading
+from ingest.members import Entry
+from ingest.parse import Parsed
 from ingest.pipeline import Removed
 from rag.errors import Refused, UnknownDocument
-from rag.records import Document
+from rag.records import Document, Failure
 from tests.conftest import wait_until
 
 from .conftest import HashEmbedder, Rig, build_rig, close_rig
@@ -43,7 +47,7 @@ def test_nothing_changed_means_nothing_is_read_or_written(rig, monkeypatch):
     rig.write("guide/movie.mp4", b"x")
     sync(rig)
     rig.progress.clear()
-    monkeypatch.setattr(module, "_digest", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(reading, "_digest", lambda *_: pytest.fail("a file was read"))
     report = sync(rig)
     assert (report.unchanged, report.indexed, report.failed, rig.progress) == (2, 0, 0, [])
 
@@ -89,7 +93,7 @@ def test_a_rename_or_move_needs_neither_parser_nor_embedder(rig, monkeypatch, bo
     rig.write("guide/plain.txt", "No title of its own.\n")
     sync(rig)
     rig.embedder.embedded.clear()
-    monkeypatch.setattr(rig.sandbox, "parse", lambda *_: pytest.fail("a renamed file was parsed"))
+    monkeypatch.setattr(rig.sandbox, "read", lambda *_, **__: pytest.fail("a renamed file was parsed"))
     (rig.corpora / "other/deep").mkdir(parents=True)
     os.rename(rig.corpora / "guide/a.md", rig.corpora / "other/deep/b.md")
     os.rename(rig.corpora / "guide/plain.txt", rig.corpora / "guide/renamed.txt")
@@ -150,7 +154,7 @@ def test_files_that_cannot_be_read_fail_with_a_reason_and_the_others_go_on(rig):
 
 def test_a_file_above_the_limit_is_not_read(tmp_path, monkeypatch):
     rig = build_rig(tmp_path, max_file_mb=1)
-    monkeypatch.setattr(rig.sandbox, "parse", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(rig.sandbox, "read", lambda *_, **__: pytest.fail("it was read"))
     rig.write("guide/big.md", b"x" * ((1 << 20) + 1))
     sync(rig)
     assert rig.statuses() == {"guide/big.md": "too_large"}
@@ -171,12 +175,12 @@ def test_a_limit_that_was_raised_is_tried_again(tmp_path):
 def test_a_failed_file_is_left_alone_until_it_changes(rig, monkeypatch):
     file = rig.write("guide/a.pdf", b"%PDF-1.7 half of it")
     sync(rig)
-    parse = rig.sandbox.parse
-    monkeypatch.setattr(rig.sandbox, "parse", lambda *_: pytest.fail("it was tried again"))
+    read = rig.sandbox.read
+    monkeypatch.setattr(rig.sandbox, "read", lambda *_, **__: pytest.fail("it was tried again"))
     sync(rig)
     os.utime(file)
     sync(rig, "guide/a.pdf")
-    monkeypatch.setattr(rig.sandbox, "parse", parse)
+    monkeypatch.setattr(rig.sandbox, "read", read)
     rig.write("guide/a.pdf", b"%PDF-1.7 another half")
     os.rename(file, rig.corpora / "guide/a.txt.md")
     rig.write("guide/a.txt.md", PAGE)
@@ -197,20 +201,67 @@ def test_an_unreadable_file_fails_until_it_may_be_read(rig):
 
 def test_an_unreadable_file_is_retried_without_noise(rig, monkeypatch):
     rig.write("guide/a.md", PAGE)
-    digest = module._digest
+    digest = reading._digest
 
     def refuse(file, limit):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(module, "_digest", refuse)
+    monkeypatch.setattr(reading, "_digest", refuse)
+    monkeypatch.setitem(module.RETRIES, "unreadable", (0.0, 0.0, 0.0))
     sync(rig)
     rig.progress.clear()
     sync(rig)
     assert rig.statuses() == {"guide/a.md": "unreadable"}
     assert rig.progress == []
-    monkeypatch.setattr(module, "_digest", digest)
+    monkeypatch.setattr(reading, "_digest", digest)
     sync(rig)
     assert rig.statuses() == {"guide/a.md": "indexed"}
+
+
+def test_what_may_pass_is_tried_again_later_and_later_and_then_left_alone(rig, monkeypatch):
+    """30 s, 2 min, ... after a failure; once more by each new process; a changed clock does not stop it."""
+    rig.write("guide/a.md", PAGE)
+    tries, now = [], time.time()
+
+    def refuse(file, limit):
+        tries.append(1)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reading, "_digest", refuse)
+    monkeypatch.setitem(module.RETRIES, "unreadable", (30.0, 120.0))
+    monkeypatch.setattr(time, "time", lambda: now)
+    rig.pipeline._started = now
+    seen = []
+    for later in (0, 29, 2, 100, 21, 10_000, 100_000):
+        now += later
+        rig.pipeline.sync(rig.pipeline.due() if tries else None)
+        seen.append(len(tries))
+    assert seen == [1, 1, 2, 2, 3, 3, 3]
+    now -= 1_000_000  # the clock is set back
+    assert rig.pipeline.due() == {rig.corpora / "guide/a.md"}
+    now += 2_000_000
+    assert rig.pipeline.due() == set()
+    rig.pipeline._started = now
+    assert rig.pipeline.due() == {rig.corpora / "guide/a.md"}
+
+
+def test_a_file_that_wants_a_program_is_read_once_it_is_installed(rig, monkeypatch):
+    """No timer: the recipe says which programs there are."""
+    found = ()
+    monkeypatch.setattr(programs, "available", lambda: found)
+    rig.write("guide/a.png", b"\x89PNG\r\n\x1a\n")
+
+    def read(path, *_, **__):
+        failure = Failure("missing_program", "Pictures are read with tesseract.", "Install it.")
+        yield Entry("", 8, None, failure) if not found else Entry("", 8, None, Parsed("words", (), None))
+
+    monkeypatch.setattr(rig.sandbox, "read", read)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.png": "missing_program"}
+    assert sync(rig).unchanged == 1
+    found = ("tesseract",)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.png": "indexed"}
 
 
 def test_a_good_file_that_becomes_bad_and_good_again_follows(rig):
@@ -293,16 +344,16 @@ def test_a_missing_folder_forgets_nothing(rig, tmp_path):
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(rig, monkeypatch):
     rig.write("guide/a.md", "# First\n")
-    parse, calls = rig.sandbox.parse, []
+    read, calls = rig.sandbox.read, []
 
-    def meddle(*args):
-        found = parse(*args)
+    def meddle(*args, **options):
+        found = list(read(*args, **options))
         calls.append(1)
         if len(calls) == 1:
             rig.write("guide/a.md", "# Second\n")
         return found
 
-    monkeypatch.setattr(rig.sandbox, "parse", meddle)
+    monkeypatch.setattr(rig.sandbox, "read", meddle)
     sync(rig)
     assert rig.document("guide/a.md").title == "Second"
     assert len(calls) == 2
@@ -310,33 +361,33 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(rig, monkeypatch):
 
 def test_a_file_that_never_holds_still_is_left_for_later(rig, monkeypatch):
     rig.write("guide/a.md", "x")
-    parse, calls = rig.sandbox.parse, []
+    read, calls = rig.sandbox.read, []
 
-    def meddle(*args):
-        found = parse(*args)
+    def meddle(*args, **options):
+        found = list(read(*args, **options))
         calls.append(1)
         rig.write("guide/a.md", f"# {len(calls)}" + "x" * len(calls))
         return found
 
-    monkeypatch.setattr(rig.sandbox, "parse", meddle)
+    monkeypatch.setattr(rig.sandbox, "read", meddle)
     report = rig.pipeline.sync(None)
     assert [path.name for path in report.changing] == ["a.md"]
     assert len(calls) < 20
-    monkeypatch.setattr(rig.sandbox, "parse", parse)
+    monkeypatch.setattr(rig.sandbox, "read", read)
     sync(rig)
     assert rig.statuses() == {"guide/a.md": "indexed"}
 
 
 def test_a_file_deleted_while_it_is_read_is_not_indexed(rig, monkeypatch):
     file = rig.write("guide/a.md", PAGE)
-    parse = rig.sandbox.parse
+    read = rig.sandbox.read
 
-    def meddle(*args):
-        found = parse(*args)
+    def meddle(*args, **options):
+        found = list(read(*args, **options))
         file.unlink()
         return found
 
-    monkeypatch.setattr(rig.sandbox, "parse", meddle)
+    monkeypatch.setattr(rig.sandbox, "read", meddle)
     sync(rig)
     assert rig.statuses() == {}
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ingest.sandbox import Interrupted, Sandbox
 from rag.errors import ParseFailed
@@ -104,7 +107,7 @@ def test_closing_in_the_middle_of_a_file_interrupts_it(tmp_path):
 
     thread = threading.Thread(target=read)
     thread.start()
-    wait_until(lambda: sandbox._files)
+    wait_until(lambda: sandbox._last is not None and sandbox._last.files)
     started = time.monotonic()
     sandbox.close()
     thread.join(5)
@@ -118,7 +121,7 @@ def test_the_child_has_no_network_no_files_to_write_and_none_of_our_secrets(tmp_
 import os, socket, sys, tempfile, subprocess
 from ingest import child
 child._limit(2048)
-sys.addaudithook(child._no_network)
+sys.addaudithook(child._guard)
 def refused(what):
     try:
         what()
@@ -130,6 +133,11 @@ assert refused(lambda: socket.getaddrinfo("example.org", 80))
 assert refused(lambda: subprocess.run(["true"]))
 written = os.path.join(sys.argv[1], "x")
 assert refused(lambda: open(written, "w").write("x" * 10)) or os.path.getsize(written) == 0
+from ingest import programs
+with programs.scratch() as folder:
+    (folder / "page.png").write_bytes(b"x" * 10)
+    assert (folder / "page.png").read_bytes() == b"x" * 10
+assert not folder.exists()
 """
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=60)
@@ -144,21 +152,84 @@ assert refused(lambda: open(written, "w").write("x" * 10)) or os.path.getsize(wr
         sandbox.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has network namespaces")
+def test_the_child_and_what_it_starts_are_in_a_network_of_their_own(sandbox):
+    """Not by Python's own means, which a program in C would not ask."""
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode and subprocess.run(["unshare", "-rn", "true"]).returncode:
+        pytest.skip("this system lets us make no network namespace")
+    sandbox.warm()
+    assert os.readlink(f"/proc/{sandbox.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+
+
+def test_a_file_saved_while_a_long_one_is_read_does_not_wait_for_it(sandbox, tmp_path):
+    """Each read has a process for itself; one that is given up in the middle is not used again."""
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for i in range(3):
+            file.writestr(f"{i}.md", GOOD)
+    long = sandbox.read(archive)
+    assert next(long).path == ""
+    busy = sandbox.pid
+    assert sandbox.parse(write(tmp_path / "b.md", GOOD))[0].text == GOOD
+    assert sandbox.pid != busy
+    assert [entry.path for entry in long] == ["0.md", "1.md", "2.md"]
+    given_up = sandbox.read(archive)
+    next(given_up)
+    busy = sandbox.pid
+    given_up.close()
+    assert busy not in [child.pid for child in sandbox._children]
+
+
+def test_a_spare_stands_by_and_takes_over(tmp_path):
+    sandbox = Sandbox(Ingest(), tmp_path / "scratch", spare=True)
+    try:
+        file = write(tmp_path / "a.md", GOOD)
+        sandbox.parse(file)
+        first = sandbox.pid
+        wait_until(lambda: len(sandbox._idle) == 2)
+        os.kill(first, signal.SIGKILL)
+        sandbox.parse(file)
+        assert sandbox.pid != first
+        wait_until(lambda: len(sandbox._idle) == 2)
+    finally:
+        sandbox.close()
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_what_a_killed_reader_started_is_killed_with_it(tmp_path, monkeypatch):
+    """A program that hangs is stopped with its children, by the time limit of the parser."""
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    script = write(bin / "tesseract", f"#!/bin/sh\nsleep 300 & echo $! > {tmp_path}/pid; wait\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin}:{os.environ['PATH']}")
+    sandbox = Sandbox(Ingest(parse_timeout_s=2))
+    try:
+        picture = io.BytesIO()
+        Image.new("RGB", (200, 80), "white").save(picture, "PNG")
+        assert code_of(sandbox, write(tmp_path / "a.png", picture.getvalue())) == "timed_out"
+        pid = int((tmp_path / "pid").read_text())
+        wait_until(lambda: _gone(pid), 5)
+        assert sandbox.parse(write(tmp_path / "a.md", GOOD))[0].text == GOOD
+    finally:
+        sandbox.close()
+
+
 def test_the_child_dies_with_its_parent():
     program = "import os; from ingest.sandbox import Sandbox; from rag.settings import Ingest\n"
     program += "s = Sandbox(Ingest()); s.warm(); print(s.pid, flush=True); os._exit(9)"
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
     pid = int(done.stdout)
+    wait_until(lambda: _gone(pid), 5)
 
-    def gone() -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        stat = Path(f"/proc/{pid}/stat")
-        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
-    wait_until(gone, 5)
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_link_put_in_place_of_the_file_is_not_followed(sandbox, tmp_path):

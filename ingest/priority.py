@@ -1,0 +1,22 @@
+"""The priority of threads: ingest gives way to whoever waits for an answer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+
+_NICE = 19
+"""The least there is: Linux then gives it 15 of 1,039 shares of a core that an answer wants too."""
+
+
+def lower_priority() -> None:
+    """Let the calling thread, and those that it starts from now on, run only when nothing else wants to.
+
+    Linux has a priority for each thread (setpriority(2)); elsewhere this does nothing, and the slices of work between two
+    looks at what else waits (`Pipeline.between`) have to do.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
