@@ -263,9 +263,11 @@ def _domains(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _doctor(args: argparse.Namespace, settings: Settings) -> int:
-    from server.doctor import examine
+    from ingest import programs
+    from server.doctor import Program, examine
 
-    checks = examine(settings)
+    known = [Program(name, programs.find(name), purpose, install) for name, (_, purpose, install) in programs.KNOWN.items()]
+    checks = examine(settings, known)
     if args.json:
         print(json.dumps({"checks": [check.__dict__ for check in checks]}))
     else:

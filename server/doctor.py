@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +32,9 @@ _REBUILD = "python -m pip install --force-reinstall --no-deps --no-cache-dir --n
 # The index needs about 6 KB a chunk; below this a first ingest of a few thousand files may not fit.
 _DISK_LOW = 2 << 30
 
+# Linux's limit on watched folders: man 7 inotify.
+_WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
+
 # Bytes: the service takes 1 to 1.5 GB with the default models, a parser child up to its own limit on top.
 _MEMORY_LOW = 3 << 30
 
@@ -46,16 +49,35 @@ class Check:
     remedy: str = ""
 
 
-def examine(settings: Settings) -> list[Check]:
+@dataclass(frozen=True)
+class Program:
+    """A program of the system that some files need: its command if it is there, what for, and how it is installed."""
+
+    name: str
+    found: str | None
+    purpose: str
+    install: str
+
+
+def examine(settings: Settings, programs: Sequence[Program]) -> list[Check]:
     """All checks, in the order in which one would mend things. None of them raises."""
     checks: list[Check] = []
-    parts: tuple[Callable[[Settings], Iterator[Check]], ...] = (_python, _packages, _machine, _models, _generator, _folders, _binding)
+    parts: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+        _python,
+        _packages,
+        _machine,
+        _models,
+        _generator,
+        _folders,
+        _watching,
+        _binding,
+    )
     for part in parts:
         try:
             checks.extend(part(settings))
         except ReadingRoomError as error:
             checks.append(Check(part.__name__.strip("_"), "broken", error.message, error.remedy))
-    return checks
+    return checks + [_program(program) for program in programs]
 
 
 def _python(_: Settings) -> Iterator[Check]:
@@ -73,6 +95,13 @@ def _packages(_: Settings) -> Iterator[Check]:
     if importlib.util.find_spec("torchvision") is not None:
         # transformers imports it if it is there, and a CUDA build beside a CPU torch dies at that ("torchvision::nms").
         yield Check("torchvision", "slow", "installed, not needed, and known to break the embedder", "pip uninstall torchvision timm")
+
+
+def _program(program: Program) -> Check:
+    if program.found:
+        return Check(program.name, "ok", program.found)
+    detail = f"not installed; files that need it fail: {program.purpose}"
+    return Check(program.name, "missing", detail, f"{program.install}. Those files are then read by themselves.")
 
 
 def _machine(_: Settings) -> Iterator[Check]:
@@ -180,6 +209,27 @@ def _folders(settings: Settings) -> Iterator[Check]:
     for domain in domains.values():
         if domain.error:
             yield Check(f"domain {domain.name}", "broken", domain.error, "Correct its domain.toml.")
+
+
+def _watching(settings: Settings) -> Iterator[Check]:
+    """Whether the system has enough file events to give: inotify takes one watch a folder, of a number a user may have."""
+    if settings.ingest.polling:
+        yield Check("file events", "ok", "not used: ingest.polling is set")
+        return
+    folders = sum(1 for _ in os.walk(settings.corpora))
+    try:
+        limit = int(_WATCHES.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        yield Check("file events", "ok", f"{folders:,} folders")
+        return
+    # Editors and other programs of the same user take from the same number.
+    scarce = folders > limit // 2
+    yield Check(
+        "file events",
+        "slow" if scarce else "ok",
+        f"{folders:,} folders, {limit:,} watches a user" + ("; without one for each the folder is polled every 2 s" if scarce else ""),
+        f"sudo sysctl fs.inotify.max_user_watches={max(524_288, 4 * folders)}" if scarce else "",
+    )
 
 
 def _binding(settings: Settings) -> Iterator[Check]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rag.settings import load
+from server import doctor
 from server.cli import build_parser, main
-from tests.conftest import ROOT, golden
+from tests.conftest import ROOT, golden, wait_until
 from tests.server.conftest import Served
 
 
@@ -116,7 +121,13 @@ def test_without_a_server_the_commands_do_the_work_themselves(tmp_path: Path) ->
     report = json.loads(ran.stdout)
     assert (report["indexed"], report["failed"]) == (1, 1)
     assert json.loads(room.run("ingest", "--json").stdout)["indexed"] == 0
-    assert "bad.bin.txt" in room.run("documents", "--status", "failed").stdout
+    assert report["failures"] == {"binary_file": 1}
+    ran = room.run("ingest")
+    assert ran.stdout.startswith("1 documents indexed (0 new or changed, 0 removed), 1 failed, in ")
+    assert "1 binary_file: " in ran.stdout
+    assert "    notes/bad.bin.txt\n" in ran.stdout
+    listed = room.run("documents", "--status", "failed").stdout
+    assert "bad.bin.txt" in listed
     assert "1 indexed" in room.run("domains").stdout
     ran = room.run("ask", "Where is the tea kept?", "--json")
     assert ran.returncode == 0, ran.stderr
@@ -126,12 +137,99 @@ def test_without_a_server_the_commands_do_the_work_themselves(tmp_path: Path) ->
     assert not room.network_log.exists()
 
 
+def test_ctrl_c_ends_an_ingest_cleanly_and_the_next_one_does_the_rest(tmp_path: Path) -> None:
+    """Exit 130 and a sentence, no traceback; nothing is failed for having been interrupted."""
+    room = Served(tmp_path)
+    (room.corpora / "notes").mkdir()
+    for n in range(200):
+        (room.corpora / "notes" / f"{n}.md").write_text(f"# Note {n}\n\n" + f"The number of this note is {n}. " * 60)
+    argv = [sys.executable, "-m", "server.cli", "ingest"]
+    with subprocess.Popen(argv, env=room.env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        wait_until(lambda: indexed_in(room) or running.poll() is not None, 120, "the first indexed note")
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1].startswith("Stopped.")
+    assert "Traceback" not in err
+    before = indexed_in(room)
+    assert 0 < before < 200
+    report = json.loads(room.run("ingest", "--json").stdout)
+    assert report["documents"] == {"notes": {"indexed": 200}}
+    assert report["indexed"] <= 200 - before
+
+
+def indexed_in(room: Served) -> int:
+    """Documents that the ledger of a room has as indexed, whoever has it open."""
+    try:
+        with closing(sqlite3.connect(f"file:{room.data_dir / 'ledger.db'}?mode=ro", uri=True, timeout=10)) as db:
+            return int(db.execute("SELECT count(*) FROM documents WHERE status = 'indexed'").fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
+        return 0
+
+
+def test_members_are_listed_under_their_mail_with_stage_share_and_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Indented by depth, with the container's name; the reason and the remedy below; control characters kept off the terminal."""
+    plain = {"chunks": 0, "error": None, "container": None, "progress": None}
+    error = {"code": "encrypted", "message": "It has a password.", "remedy": "Save it without."}
+    items = [
+        {**plain, "status": "indexed", "chunks": 4, "path": "post/a.eml"},
+        {**plain, "status": "embedding", "path": "post/a.eml/b.zip", "container": "post/a.eml", "progress": 0.437},
+        {**plain, "status": "failed", "path": "post/a.eml/b.zip/c.pdf", "container": "post/a.eml/b.zip", "error": error},
+        {**plain, "status": "queued", "path": "post/evil\x1b[2J.md"},
+    ]
+    monkeypatch.setattr("server.client.LocalRoom.documents", lambda self, **_: items)
+    assert main(["documents", "--data-dir", str(tmp_path / "d"), "--corpora", str(tmp_path / "c")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "indexed             4  post/a.eml",
+        "embedding  44%      0    post/a.eml/b.zip  (in a.eml)",
+        "failed              0      post/a.eml/b.zip/c.pdf  (in b.zip)",
+        "                       It has a password.",
+        "                       Save it without.",
+        "queued              0  post/evil?[2J.md",
+    ]
+
+
 def test_doctor_finds_this_installation_well(tmp_path: Path) -> None:
     """Exit 0, every check named; JSON for programs."""
     ran = Served(tmp_path).run("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(ran.stdout)["checks"]}
     assert ran.returncode == 0, ran.stdout
     assert {"Python", "torch", "llama-cpp-python", "generator model", "embedder model", "generation", "data directory"} <= set(checks)
+
+
+def test_doctor_names_a_missing_program_what_it_costs_and_how_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tesseract and LibreOffice everything else works, so the exit is not touched by it."""
+    programs = [
+        doctor.Program("tesseract", None, "text in pictures", "apt-get install tesseract-ocr"),
+        doctor.Program("libreoffice", "/usr/bin/soffice", "old Office files", "apt-get install libreoffice-writer-nogui"),
+    ]
+    for slow in ("_models", "_generator"):
+        monkeypatch.setattr(doctor, slow, lambda settings: iter(()))
+    checks = {check.name: check for check in doctor.examine(load(flags={"data_dir": tmp_path, "corpora": tmp_path}), programs)}
+    assert (checks["tesseract"].state, checks["libreoffice"].state) == ("missing", "ok")
+    assert "text in pictures" in checks["tesseract"].detail
+    assert "apt-get install tesseract-ocr" in checks["tesseract"].remedy
+    assert checks["libreoffice"].detail == "/usr/bin/soffice"
+
+
+def test_doctor_says_when_file_events_will_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred folders, and a system that has a hundred watches for all programs of the user."""
+    limit = tmp_path / "max_user_watches"
+    monkeypatch.setattr(doctor, "_WATCHES", limit)
+    for n in range(100):
+        (tmp_path / "corpora" / "d" / str(n)).mkdir(parents=True)
+    settings = load(flags={"data_dir": tmp_path / "data", "corpora": tmp_path / "corpora"})
+    limit.write_text("100\n")
+    (check,) = doctor._watching(settings)
+    assert check.state == "slow"
+    assert "polled" in check.detail
+    assert "max_user_watches=524288" in check.remedy
+    limit.write_text("65536\n")
+    (check,) = doctor._watching(settings)
+    assert (check.state, check.detail) == ("ok", "102 folders, 65,536 watches a user")
 
 
 def test_doctor_names_what_is_broken_and_the_remedy(tmp_path: Path) -> None:

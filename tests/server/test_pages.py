@@ -159,6 +159,142 @@ def test_a_failed_file_shows_its_reason_and_remedy(page: Page, served: Served) -
     expect(row).to_contain_text(record["error"]["remedy"])
 
 
+# Stands in for the stream of events, so that a test says what happens when: tell("document", {...}).
+_TOLD = """
+window.EventSource = class extends EventTarget {
+  static CLOSED = 2;
+  readyState = 1;
+  constructor() { super(); window.tell = (name, data) => this.dispatchEvent(new MessageEvent(name, { data: JSON.stringify(data) })); }
+  close() {}
+};
+"""
+
+
+def record(path: str, status: str, **fields: Any) -> dict[str, Any]:
+    """A document as the events tell it."""
+    name = path.rpartition("/")[2]
+    return {
+        "id": path, "domain": path.partition("/")[0], "path": path, "title": name.partition(".")[0], "media_type": "text/plain",
+        "bytes": 482_113, "status": status, "chunks": 12 if status == "indexed" else 0, "error": None, "modified_at": 1.79e9,
+        "indexed_at": 1.79e9 if status == "indexed" else None, "container": None, "progress": None, **fields,
+    }  # fmt: skip
+
+
+def bulk(done: int, of: int, **fields: Any) -> dict[str, Any]:
+    """How far a bulk is, as the events tell it."""
+    return {"done": done, "of": of, "failed": 0, "elapsed_s": 60.0, "left_s": 130.0, **fields}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_the_library_shows_how_far_each_document_and_a_bulk_is(
+    browser: Browser, served: Served, scheme: Any, width: int, height: int
+) -> None:
+    """A bar in the row, one over the list, members under their mail, the reason of a failure; for eyes and for screen readers."""
+    context = browser.new_context(base_url=served.url, viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.add_init_script(_TOLD)
+    page.goto("/library")
+    page.locator(".document").first.wait_for()
+    page.evaluate("tell('state', {documents: {}, max_upload_mb: 2, ingest: {done: 0, of: 0, failed: 0, elapsed_s: 0, left_s: null}})")
+    expect(page.locator("#bulk")).to_be_hidden()
+    failure = {"code": "encrypted", "message": "The file is protected by a password.", "remedy": "Save it without one."}
+    for told in (
+        record("post/letter.eml", "indexed"),
+        record("post/letter.eml/minutes of the meeting.pdf", "embedding", container="post/letter.eml", progress=0.437),
+        record("post/letter.eml/plans.zip/floor.png", "parsing", container="post/letter.eml/plans.zip"),
+        record("post/locked.pdf", "failed", error=failure),
+        record("post/novel.epub", "parsing", progress=0.05),
+    ):
+        page.evaluate("told => tell('document', told)", told)
+    page.evaluate("told => tell('ingest', told)", bulk(123, 840, failed=2))
+    row = page.locator(".document", has_text="minutes of the meeting.pdf")
+    expect(row.get_by_role("progressbar")).to_have_attribute("aria-valuetext", "embedding, 43 %")
+    expect(row).to_contain_text("43 %")
+    expect(row).to_contain_text("in letter.eml")
+    expect(row.locator("[data-action=delete]")).to_have_count(0)
+    assert page.locator(".document .path").all_inner_texts()[:2] == ["post/letter.eml", "post/letter.eml/minutes of the meeting.pdf"]
+    expect(page.locator(".document", has_text="locked.pdf")).to_contain_text("Save it without one.")
+    expect(page.locator(".document", has_text="floor.png").locator("progress")).to_be_hidden()
+    overall = page.locator("#bulk").get_by_role("progressbar")
+    expect(overall).to_have_accessible_name("123 of 840 documents read · 2 failed · about 2 minutes left")
+    expect(page.locator("#announcer")).to_have_text("840 documents are being read")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shot(page, f"progress-{width}-{scheme}")
+
+    # Only the bar moves: what has the focus stays what it was, and nobody is read a number.
+    row.locator("[data-action=file]").focus()
+    page.evaluate("row = [...document.querySelectorAll('.document')].find(r => r.contains(document.activeElement)).firstChild")
+    moved = record("post/letter.eml/minutes of the meeting.pdf", "embedding", container="post/letter.eml", progress=0.9)
+    page.evaluate("told => tell('document', told)", moved)
+    page.evaluate("told => tell('ingest', told)", bulk(839, 840, left_s=2.0))
+    expect(row.get_by_role("progressbar")).to_have_attribute("aria-valuetext", "embedding, 90 %")
+    assert page.evaluate("row.isConnected && document.activeElement.dataset.action === 'file'")
+    expect(page.locator("#announcer")).to_have_text("840 documents are being read")
+    page.evaluate("told => tell('ingest', told)", bulk(840, 840, failed=2, left_s=0.0))
+    expect(page.locator("#announcer")).to_have_text("840 of 840 documents read, 2 failed")
+    expect(page.locator("#bulk")).to_be_hidden()
+    context.close()
+
+
+def test_a_flood_of_events_does_not_stop_the_library_page(page: Page) -> None:
+    """10,000 new documents in four stages each: the page stays short, follows, and answers a click meanwhile."""
+    page.add_init_script(_TOLD)
+    page.goto("/library")
+    page.locator(".document").first.wait_for()
+    told = record("flood/x.md", "queued")
+    page.evaluate(
+        """told => {
+          window.longest = 0;
+          let last = performance.now();
+          const watch = (now) => { longest = Math.max(longest, now - last); last = now; requestAnimationFrame(watch); };
+          requestAnimationFrame(watch);
+          let n = 0;
+          const pour = () => {
+            for (const end = n + 400; n < end; n += 1) {
+              const status = ["queued", "parsing", "embedding", "indexed"][n % 4];
+              tell("document", { ...told, id: `flood-${n >> 2}`, path: `flood/${n >> 2}.md`, status, progress: null });
+              tell("ingest", { done: n >> 2, of: 10000, failed: 0, elapsed_s: 10, left_s: 10 });
+            }
+            if (n < 40000) setTimeout(pour, 0);
+            else tell("ingest", { done: 10000, of: 10000, failed: 0, elapsed_s: 10, left_s: 0 });
+          };
+          pour();
+        }""",
+        told,
+    )
+    page.click("#add")
+    expect(page.locator("#add-dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#announcer")).to_have_text("10,000 of 10,000 documents read", timeout=60_000)
+    assert page.locator(".document").count() <= 500
+    # Milliseconds. 40,000 events one by one would take minutes; a frame on a machine that is busy with other tests is long, too.
+    assert page.evaluate("longest") < 5000
+
+
+def test_a_file_dropped_again_replaces_the_one_of_its_name_and_too_large_ones_are_not_sent(
+    page: Page, served: Served, tmp_path: Path
+) -> None:
+    """One row, the new text; the limit is said with the way round it."""
+    served.save("replace/terms.md", "# Terms\n\nThe fee is seven florins.")
+    (tmp_path / "terms.md").write_text("# Terms\n\nThe fee is nine ducats.\n")
+    (tmp_path / "huge.txt").write_bytes(b"x" * 2_200_000)
+    page.goto("/library?domain=replace")
+    page.locator(".document").first.wait_for()
+    page.click("#add")
+    page.set_input_files("#files", [str(tmp_path / "terms.md"), str(tmp_path / "huge.txt")])
+    page.click("#add-send")
+    expect(page.locator(".upload", has_text="terms.md")).to_have_attribute("data-look", "indexed")
+    huge = page.locator(".upload", has_text="huge.txt")
+    expect(huge).to_contain_text("larger than 2 MiB")
+    expect(huge).to_contain_text("Put it into the folder directly")
+    assert not (served.corpora / "replace" / "huge.txt").exists()
+    expect(page.locator(".document")).to_have_count(1)
+    page.locator(".document-title").click()
+    expect(page.locator("dialog[open]")).to_contain_text("nine ducats")
+    shot(page, "library-replaced")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
 def test_pages_fit_phones_and_both_colour_schemes(browser: Browser, served: Served, scheme: Any, width: int, height: int) -> None:

@@ -32,6 +32,13 @@ export function since(seconds, now = Date.now() / 1000) {
   return date.format(seconds * 1000);
 }
 
+/** Seconds that something will still take: "40 seconds", "3 minutes", "1 h 20 min". */
+export function remaining(seconds) {
+  if (seconds < 55) return count(Math.max(1, Math.round(seconds / 5) * 5), "second"); // a steady number is read more easily
+  const minutes = Math.max(1, Math.round(seconds / 60));
+  return minutes < 60 ? count(minutes, "minute") : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
 /** The exact moment, for a title attribute. */
 export function exactly(seconds) {
   return moment.format(seconds * 1000);

@@ -8,14 +8,18 @@
 
 import { deleteDocument, fileAddress, listDocuments, listDomains, Problem } from "./api.js";
 import { announce, el, icon } from "./dom.js";
-import { bytes, count, exactly, since } from "./format.js";
-import { documentChanged, openUpload, takeDrops } from "./upload.js";
+import { bytes, count, exactly, remaining, since } from "./format.js";
+import { documentChanged, limitUploads, openUpload, takeDrops } from "./upload.js";
 import { forgetText, openSource } from "./viewer.js";
 
 const STATUSES = ["indexed", "queued", "parsing", "embedding", "failed"];
 const PAGE = 50;
+const MOST = 500; // rows that grow by what comes in; then the list begins at its first page again
 const SEARCH_AFTER = 200; // ms of quiet typing
 const COUNTS_AFTER = 400; // ms; a bulk ingest sends many events a second
+const DRAW_AFTER = 100; // ms in which events gather before they are drawn
+const BULK = 5; // so many documents at once are a bulk that has a bar of its own
+const BULK_STAYS = 4_000; // ms that a full bar can be seen
 const RECONNECT_AFTER = 2_000; // ms, when the browser itself has given up
 const TICK = 30_000; // ms between two updates of "3 minutes ago"
 
@@ -75,20 +79,41 @@ function rowOf(record) {
     row = el("li", { class: "document" });
     rows.set(record.id, row);
   }
-  if (row.record !== record) {
-    row.record = record;
+  if (row.record === record) return row;
+  row.record = record;
+  // Only the share of a stage has moved: the row stays as it is, and with it the focus and what a screen reader is at.
+  const key = JSON.stringify({ ...record, progress: null });
+  if (row.key !== key) {
+    row.key = key;
     const focused = row.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     row.replaceChildren(...cells(record));
     row.dataset.status = record.status;
+    row.classList.toggle("member", Boolean(record.container));
     // The element in focus has been replaced; a keyboard must not fall back to the top of the page for that.
     if (focused) row.querySelector(`[data-action="${focused}"]`)?.focus();
   }
+  showStage(row, record);
   return row;
+}
+
+/** The bar of a document that is being read or indexed, once the server knows how far it is. */
+function showStage(row, { status, progress }) {
+  const stage = row.querySelector(".stage");
+  if (!stage) return;
+  stage.hidden = progress === null || progress === undefined;
+  if (stage.hidden) return;
+  const percent = Math.floor(progress * 100);
+  const bar = stage.querySelector("progress");
+  bar.value = progress;
+  bar.setAttribute("aria-valuetext", `${status}, ${percent} %`);
+  stage.querySelector(".percent").textContent = `${percent} %`;
 }
 
 function cells(record) {
   const name = record.title || record.path.split("/").at(-1);
   const size = [bytes(record.bytes), record.status === "indexed" ? count(record.chunks, "passage") : null].filter(Boolean).join(" · ");
+  const busy = ["parsing", "embedding"].includes(record.status);
+  const within = record.container && record.container.split("/").at(-1);
   const when = record.indexed_at ?? record.modified_at;
   const times = [`Modified ${exactly(record.modified_at)}`, record.indexed_at ? `indexed ${exactly(record.indexed_at)}` : null].filter(Boolean).join(", ");
   const titled = record.status === "indexed"
@@ -96,13 +121,15 @@ function cells(record) {
     : el("span", { class: "document-title", dir: "auto" }, name);
   return [
     el("span", { class: "chip", "data-status": record.status }, record.status),
-    el("div", { class: "document-name" }, titled, el("p", { class: "path" }, record.path)),
-    el("p", { class: "document-size" }, size),
+    el("div", { class: "document-name" }, titled, el("p", { class: "path" }, record.path),
+      within && el("p", { class: "within" }, "in ", el("bdi", {}, within), ", and changed or deleted with it")),
+    el("div", { class: "document-size" }, el("p", {}, size),
+      busy && el("p", { class: "stage", hidden: true }, el("progress", { max: "1", value: "0", "aria-label": name }), el("span", { class: "percent", "aria-hidden": "true" }))),
     el("p", { class: "document-time", title: times }, el("span", { class: "verb" }, record.indexed_at ? "indexed " : "modified "),
       el("time", { datetime: new Date(when * 1000).toISOString(), "data-seconds": when }, since(when))),
     el("div", { class: "document-actions" },
       el("a", { class: "button quiet square", href: fileAddress(record.id), target: "_blank", rel: "noopener", "data-action": "file", title: "Original file", "aria-label": `Original file of ${name}, opens in a new tab` }, icon("external")),
-      el("button", { type: "button", class: "button quiet square", "data-action": "delete", title: "Delete", "aria-label": `Delete ${name}`, onclick: () => askToDelete(record) }, icon("trash"))),
+      !within && el("button", { type: "button", class: "button quiet square", "data-action": "delete", title: "Delete", "aria-label": `Delete ${name}`, onclick: () => askToDelete(record) }, icon("trash"))),
     record.error ? el("div", { class: "document-error" }, el("p", {}, record.error.message), record.error.remedy && el("p", { class: "remedy" }, record.error.remedy)) : "",
   ];
 }
@@ -221,7 +248,13 @@ function connect() {
   });
   stream.addEventListener("document", (event) => change(JSON.parse(event.data)));
   stream.addEventListener("removed", (event) => change({ ...JSON.parse(event.data), removed: true }));
-  stream.addEventListener("state", countsSoon);
+  stream.addEventListener("state", (event) => {
+    const state = JSON.parse(event.data);
+    limitUploads(state.max_upload_mb);
+    showBulk(state.ingest);
+    countsSoon();
+  });
+  stream.addEventListener("ingest", (event) => showBulk(JSON.parse(event.data)));
   stream.addEventListener("resync", refresh); // the server let events go, because this page did not keep up
   stream.addEventListener("error", () => {
     lost = true;
@@ -244,7 +277,7 @@ function followVisibility() {
 }
 
 function change(record) {
-  if (!changes.size) requestAnimationFrame(applyChanges);
+  if (!changes.size) setTimeout(applyChanges, DRAW_AFTER);
   changes.set(record.id, record);
   countsSoon();
 }
@@ -256,12 +289,65 @@ function applyChanges() {
     if (record.removed || !matches(record)) documents.delete(record.id);
     else if (documents.has(record.id)) documents.set(record.id, record);
     // A list that goes on stays as long as it is: what is new is counted above, and found by filter or reload.
-    else if (cursor === null || documents.size < PAGE) fresh.push(record);
+    else if (cursor === null) fresh.push(record);
     if (!record.removed) documentChanged(record);
   }
   changes.clear();
-  if (fresh.length) documents = new Map([...fresh.map((record) => [record.id, record]), ...documents]);
+  if (fresh.length > PAGE || fresh.length + documents.size > MOST) listSoon(); // thousands of rows would stop the page
+  else if (fresh.length) documents = withFresh(fresh);
   draw();
+}
+
+/** New documents come first; what lies in an archive or a mail comes after it. */
+function withFresh(fresh) {
+  const merged = new Map();
+  const inside = new Map(); // path of a container -> new documents in it
+  const add = (record) => {
+    merged.set(record.id, record);
+    const members = inside.get(record.path);
+    inside.delete(record.path);
+    members?.forEach(add);
+  };
+  fresh.sort((a, b) => (a.path < b.path ? -1 : 1));
+  const known = new Set([...documents.values(), ...fresh].map(({ path }) => path));
+  for (const record of fresh.filter(({ container }) => known.has(container))) {
+    inside.set(record.container, [...(inside.get(record.container) ?? []), record]);
+  }
+  for (const record of fresh) if (!known.has(record.container)) add(record);
+  for (const record of documents.values()) add(record);
+  return merged;
+}
+
+let listTimer = 0;
+
+/** The list is fetched anew, once for all that happens meanwhile. */
+function listSoon() {
+  listTimer ||= setTimeout(() => {
+    listTimer = 0;
+    load();
+  }, COUNTS_AFTER);
+}
+
+let bulkTimer = 0;
+let bulkShown = false;
+
+/** The bar over the list, while many documents come in. Its text is no live region: only the end is announced. */
+function showBulk({ done, of, failed, left_s }) {
+  const running = done < of;
+  if (running ? of < BULK : !bulkShown) return;
+  clearTimeout(bulkTimer);
+  const parts = [`${done.toLocaleString("en")} of ${count(of, "document")} read`];
+  if (failed) parts.push(`${failed.toLocaleString("en")} failed`);
+  if (running && left_s !== null) parts.push(`about ${remaining(left_s)} left`);
+  $("bulk-text").textContent = parts.join(" · ");
+  $("bulk-bar").value = of ? done / of : 1;
+  $("bulk").hidden = false;
+  if (running === bulkShown) return;
+  bulkShown = running;
+  announce(running ? `${count(of, "document")} are being read` : parts.join(", "));
+  if (running) return;
+  bulkTimer = setTimeout(() => { $("bulk").hidden = true; }, BULK_STAYS);
+  if (cursor === null) listSoon(); // in the order of the paths again
 }
 
 function countsSoon() {
@@ -284,7 +370,8 @@ function askToDelete(record) {
   deleting = record;
   $("delete-text").replaceChildren(
     el("strong", { dir: "auto" }, record.title || record.path), " will be removed from the watched folder (", el("code", {}, record.path),
-    ") and from the index. This cannot be undone.");
+    ") and from the index",
+    [...documents.values()].some(({ container }) => container && `${container}/`.startsWith(`${record.path}/`)) ? ", with all the documents that lie in it" : "", ". This cannot be undone.");
   $("delete-dialog").returnValue = "cancel"; // what Escape means
   $("delete-dialog").showModal();
 }

@@ -21,8 +21,21 @@ const NEW = "\u0000new"; // no folder can be called this
 let gathered = []; // [{file, name}] in the dialog
 let flattened = false;
 const jobs = []; // every upload since the page was opened or the tray dismissed
+const taken = new Map(); // document id -> the last job that made it
+let largest = Infinity; // bytes the server takes
 const heard = new Map(); // document id -> {record, at}: what the events said, maybe before the upload's own answer came
 let running = 0;
+
+/** The server's limit, so that a file that is too large is not sent in vain. */
+export function limitUploads(mebibytes) {
+  largest = mebibytes * 2 ** 20;
+}
+
+const tooLarge = () => new Problem({
+  code: "too_large",
+  detail: `The file is larger than ${Math.round(largest / 2 ** 20)} MiB.`,
+  remedy: "Put it into the folder directly, or raise server.max_upload_mb.",
+});
 
 // --- gathering ---
 
@@ -173,6 +186,10 @@ function next() {
 }
 
 function send(job) {
+  if (job.file.size > largest) {
+    Object.assign(job, { state: "failed", problem: tooLarge() });
+    return Promise.resolve();
+  }
   job.state = "sending";
   const begun = performance.now();
   draw();
@@ -197,6 +214,7 @@ function send(job) {
       if (request.status >= 200 && request.status < 300 && body?.id) {
         const news = heard.get(body.id);
         job.document = news?.at > begun ? news.record : body;
+        taken.set(body.id, job);
         finish("taken");
       } else {
         finish("failed", Problem.from(body, request.status));
@@ -221,11 +239,11 @@ function send(job) {
 export function documentChanged(record) {
   if (running) heard.set(record.id, { record, at: performance.now() });
   else heard.clear();
-  const job = jobs.findLast(({ document }) => document?.id === record.id);
+  const job = taken.get(record.id);
   if (!job) return;
   job.document = record;
   drawRow(job);
-  summary();
+  summaryTimer ||= setTimeout(summary, 0); // once for all the events that are drawn together
 }
 
 // --- the tray ---
@@ -249,7 +267,10 @@ function draw() {
   summary();
 }
 
+let summaryTimer = 0;
+
 function summary() {
+  summaryTimer = 0;
   const of = (...states) => jobs.filter(({ state }) => states.includes(state)).length;
   const ready = jobs.filter(({ document }) => document?.status === "indexed").length;
   const failed = of("failed") + jobs.filter(({ document }) => document?.status === "failed").length;
@@ -283,6 +304,8 @@ function drawRow(job) {
   if (state === "sending") {
     row.querySelector("progress").value = sent;
     row.querySelector(".words").textContent = sent < 1 ? `${Math.round(sent * 100)} %` : "waiting for the server";
+  } else if (!failure && taken && Number.isFinite(taken.progress)) {
+    row.querySelector(".words").textContent = `${WORDS[look]}, ${Math.floor(taken.progress * 100)} %`;
   }
 }
 
@@ -300,6 +323,7 @@ function again(job) {
 
 $("tray-clear").addEventListener("click", () => {
   jobs.length = 0;
+  taken.clear();
   $("tray-list").replaceChildren();
   draw();
   $("add").focus();
