@@ -8,7 +8,9 @@ block. Markdown is in `ingest/plain.py`. Read next: `ingest/chunk.py`.
 
 from __future__ import annotations
 
+import csv
 import re
+from itertools import pairwise
 
 from ingest.parse import Block, Kind, Options, Parsed
 from ingest.plain import add_span, line_starts
@@ -207,7 +209,7 @@ class _Rst(_Lines):
             self.take("code", literal)
 
     def is_item(self, bullet: re.Match[str]) -> bool:
-        """`A. Einstein` begins a name, not a list."""
+        """`B. Franklin` begins a name, not a list."""
         mark = bullet[0].strip()
         return not mark[:1].isalpha() or mark[:1] in "aAi" or any(b.kind == "list_item" for b in self.blocks[-3:])
 
@@ -218,7 +220,7 @@ class _Rst(_Lines):
         rules = [n for n in range(self.at, end) if _GRID.match(self.line(n))]
         header = next((n for n in rules if "=" in self.line(n)), None)
         columns = ""
-        for above, below in zip(rules, [*rules[1:], end], strict=True):
+        for above, below in pairwise([*rules, end]):
             self.at = above + 1
             if header is not None and below == header:
                 columns = _column_names([self.line(n).strip().strip("|").split("|") for n in range(above + 1, below)])
@@ -272,18 +274,18 @@ class _Rst(_Lines):
         self.take("paragraph" if caption else "markup", number)
         begins = re.compile(r"\s*\* +-" if name == "list-table" else r"\s*\S")
         rows = [n for n in range(number, end) if begins.match(self.line(n))]
-        left = int(options.get("header-rows") or 0) if (options.get("header-rows") or "0").isdigit() else 0
-        columns = " | ".join(cell.strip().strip('"') for cell in options.get("header", "").split(",")) if "header" in options else ""
-        for row, below in zip(rows, [*rows[1:], end], strict=True):
+        left = int(found[0]) if (found := re.match(r"\d{1,3}", options.get("header-rows", ""))) else 0
+        columns = _column_names([next(csv.reader([options.get("header", "")], skipinitialspace=True), [])])
+        for row, below in pairwise([*rows, end]):
             self.at = row
             self.take("table_row", below, label="" if left > 0 else columns)
             if left > 0:
                 left -= 1
-                lines = [self.line(n) for n in range(row, below)]
+                lines = [self.line(n).strip() for n in range(row, below)]
                 if name == "list-table":
                     cells = re.split(r"(?:^|\n)\s*(?:\* +)?- ?", "\n".join(lines))[1:]
                 else:
-                    cells = ",".join(lines).split(",")
+                    cells = next(csv.reader(lines, skipinitialspace=True), [])
                 columns = _column_names([cells])
         self.at = end
 
@@ -292,7 +294,7 @@ def _column_names(lines: list[list[str]]) -> str:
     """`Name | Price`: the cells of the header's lines, joined by column."""
     width = max(map(len, lines), default=0)
     names = (" ".join(" ".join(line[i].split()) for line in lines if i < len(line)).strip() for i in range(width))
-    return " | ".join(name.strip('"') for name in names if name)
+    return " | ".join(strip_roles(name) for name in names if name)
 
 
 def strip_roles(title: str) -> str:
@@ -340,9 +342,7 @@ class _Org(_Lines):
 
     def breaks(self, line: str) -> bool:
         """Whether a line ends the paragraph above it without a blank one between them."""
-        return bool(
-            _STARS.match(line) or _BEGIN.match(line) or _KEYWORD.match(line) or _ORG_ITEM.match(line) or line.lstrip().startswith("|")
-        )
+        return bool(_STARS.match(line) or re.match(r"\s*#\+\w+", line) or _ORG_ITEM.match(line) or line.lstrip().startswith("|"))
 
     def run_of(self, pattern: re.Pattern[str]) -> int:
         end = self.at + 1
@@ -376,7 +376,7 @@ class _Org(_Lines):
 
     def table(self) -> None:
         end = self.run_of(re.compile(r"\s*\|"))
-        rules = {n for n in range(self.at, end) if re.match(r"\s*\|-", self.line(n))}
+        rules = {n for n in range(self.at, end) if re.match(r"\s*\|-[-+]*\|?\Z", self.line(n))}
         header = self.at if self.at + 1 in rules and any(n not in rules for n in range(self.at + 2, end)) else None
         columns = ""
         for number in range(self.at, end):

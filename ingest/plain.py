@@ -1,8 +1,9 @@
-"""Markdown, text, source code and CSV, read by their own structure; the text of all but CSV is the file's own.
+"""Markdown, text and CSV, read by their own structure; the text of all but CSV is the file's own.
 
 unstructured reads these too, but its sentence classifier takes 97 s for a novel where this takes milliseconds, and its
 CSV goes through pandas, which turns `007` into `7` and a whole number above an empty cell into `1.0`: such a table
-could not be quoted. Read next: `ingest/chunk.py`.
+could not be quoted. The other formats of plain text are in `ingest/markup.py`, `ingest/data.py` and `ingest/code.py`. Read next:
+`ingest/chunk.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from typing import Any
 
 from ingest.formats import suffix_of
-from ingest.parse import Block, Builder, Kind, Options, Parsed
+from ingest.parse import Block, Builder, Kind, Options, Parsed, looks_like_header
 from rag.errors import ParseFailed
 
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?\n)?\1[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -98,12 +99,34 @@ def read_csv(text: str, options: Options) -> Parsed:
     except csv.Error as error:
         raise ParseFailed("broken_file", f"It is not a valid table: {error}.", "Save it again as CSV.") from error
     builder = Builder()
-    builder.add_table(rows)
+    builder.add_table(_one_header(rows))
     return builder.build(None)
 
 
+def _one_header(rows: list[list[str]]) -> list[list[str]]:
+    """Column names over two lines, as spreadsheets save merged cells (`Results,` above `Accuracy,Time`), joined to one."""
+    if len(rows) < 3 or not looks_like_header(rows):
+        return rows
+    above, below = rows[0], rows[1]
+    named = [cell for cell in below if cell]
+    if below[:1] != [""] or not rows[2][:1] or not rows[2][0] or not 0 < len(named) <= len(below) // 2:
+        return rows
+    if any(len(cell) > 60 or cell[:1].isdigit() for cell in named):
+        return rows
+    header, group = [], ""
+    for i in range(max(len(above), len(below))):
+        group = (above[i] if i < len(above) else "") or group
+        name = below[i] if i < len(below) else ""
+        header.append(f"{group} {name}" if name else above[i] if i < len(above) else "")
+    return [header, *rows[2:]]
+
+
+_NO_DELIMITER = "\x1f"
+"""A character that no decoded text has."""
+
+
 def _delimiter(text: str) -> str:
-    """The separator that splits the first rows into most columns, most evenly; the comma in doubt."""
+    """The separator that splits the first rows into most columns, most evenly; where most rows have one column, none."""
     sample = text[:20_000]
 
     def evenness(mark: str) -> tuple[float, int]:
@@ -113,7 +136,8 @@ def _delimiter(text: str) -> str:
         width, count = Counter(widths).most_common(1)[0] if widths else (1, 0)
         return (count / len(widths), width) if width > 1 else (0.0, 0)
 
-    return max((",", ";", "\t", "|"), key=evenness)
+    best = max((",", ";", "\t", "|"), key=evenness)
+    return best if evenness(best)[0] else _NO_DELIMITER
 
 
 def strip_markup(text: str) -> str:
@@ -129,10 +153,10 @@ def _cells(row: str) -> str:
     return " | ".join(cell.strip() for cell in row.strip("|").split("|"))
 
 
-def line_starts(text: str) -> list[int]:
+def line_starts(text: str, breaks: str = "\n") -> list[int]:
     """Where each line begins, and the text's end twice: `starts[n]` is also the end of line `n - 1`, the last one's too."""
     starts = [0]
-    starts.extend(match.end() for match in re.finditer("\n", text))
+    starts.extend(match.end() for match in re.finditer(breaks, text))
     starts.append(len(text))
     starts.append(len(text))
     return starts
