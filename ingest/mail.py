@@ -540,7 +540,9 @@ def _event(text: str) -> str:
                 value = _event_time(value.strip()) + (f" {zone[1]}" if zone else "")
             else:
                 value = re.sub(r"\\([nN,;\\])", lambda match: "\n" if match[1] in "nN" else match[1], value)
-            values.setdefault(key, []).append(value.strip())
+            said = values.setdefault(key, [])
+            if len(said) < _MAX_NAMED:
+                said.append(value.strip())
     return "\n\n".join(filter(None, out))
 
 
