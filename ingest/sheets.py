@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import io
 import logging
 import re
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +24,10 @@ from ingest import package
 from ingest.parse import Builder, Options, Parsed, looks_like_header, row_text, too_much_text
 from rag.errors import ParseFailed
 
-# Cells of one workbook, empty ones between filled ones included. openpyxl reads 350,000 filled cells a second on one core of
-# the 2-core machine, so that many filled ones pass the time limit first; this bounds the gaps, at 20 million a second.
-_MOST_CELLS = 100_000_000
+# Cells of one workbook, the empty ones to the left of filled ones included. 200,000 filled cells are read in a second on one
+# core, so that many pass the time limit first; this bounds the gaps.
+_MOST_CELLS = 50_000_000
+_MOST_COLUMNS = 16_384  # Excel's own limit
 _MOST_MERGED = 1_000_000  # cells covered by merged ranges: 50 bytes each
 
 Row = tuple[int, list[str]]
@@ -39,24 +42,18 @@ def read_xlsx(data: bytes, options: Options) -> Parsed:
     import openpyxl
 
     logging.getLogger("openpyxl").setLevel(logging.ERROR)
+    builder = Builder()
     with package.opened(data) as archive:
         title = package.core_title(archive)
-        builder = Builder()
         try:
+            # It reads what is the workbook's: the list of sheets, the shared strings, the styles.
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-            formulas = None
             budget = _Budget()
             for done, sheet in enumerate(book.worksheets):
                 options.step(done, len(book.worksheets))
-                if sheet.sheet_state != "visible":
-                    continue
-                merged, uncached = _scan(archive, sheet._worksheet_path)
-                rows: Iterable[Row] = _xlsx_rows(sheet, budget)
-                if uncached:
-                    # Made by a program, never opened in Excel: such a formula has no value, but it can be shown.
-                    formulas = formulas or openpyxl.load_workbook(io.BytesIO(data), read_only=True, keep_links=False)
-                    rows = _either(rows, _xlsx_rows(formulas[sheet.title], budget))
-                _write(builder, sheet.title, rows, merged)
+                if sheet.sheet_state == "visible":
+                    path = sheet._worksheet_path.lstrip("/")
+                    _write(builder, sheet.title, _xlsx_rows(book, sheet, archive, path, budget), _merged(archive, path))
         except (MemoryError, ParseFailed):
             raise
         except Exception as error:  # openpyxl raises what its reading of a bad part happens to raise
@@ -102,14 +99,70 @@ class _Budget:
             raise too_much_text()
 
 
-def _xlsx_rows(sheet: Any, budget: _Budget) -> Iterator[Row]:
-    # The size that a sheet declares may be all there is, 17 billion cells; without it a row ends at its last cell.
-    sheet.reset_dimensions()
-    for number, cells in enumerate(sheet.iter_rows(), 1):
-        budget.spend(len(cells) + 1)
-        texts = [shown(cell.value, cell.number_format) if cell.value is not None else "" for cell in cells]
-        if any(texts):
-            yield number, texts
+def _xlsx_rows(book: Any, sheet: Any, archive: zipfile.ZipFile, path: str, budget: _Budget) -> Iterator[Row]:
+    """A sheet's rows, read in a stream. openpyxl's own rows take 18 microseconds a cell, these 5."""
+    from lxml import etree
+
+    strings = sheet._shared_strings
+    value_of = _xlsx_values(book)
+    number = 0
+    with archive.open(path) as part:
+        for _, row in etree.iterparse(part, events=("end",), tag="{*}row", resolve_entities=False, no_network=True, remove_comments=True):
+            number = int(row.get("r") or number + 1)
+            texts: list[str] = []
+            for cell in row:
+                value = formula = None
+                for child in cell:
+                    name = child.tag.rpartition("}")[2]
+                    if name == "v":
+                        value = child.text
+                    elif name == "f":
+                        formula = child.text
+                    elif name == "is":
+                        value = "".join(t.text or "" for t in child.iter("{*}t") if not t.getparent().tag.endswith("rPh"))
+                # Made by a program and never opened in Excel, a formula has no value; it can be shown at least.
+                value = value or (f"={formula}" if formula else None)
+                if not value:
+                    continue
+                kind = "str" if value.startswith("=") else cell.get("t") or "n"
+                text = " ".join(strings[int(value)].split()) if kind == "s" else value_of(kind, value, int(cell.get("s") or 0))
+                column = _column(cell.get("r") or "") or len(texts) + 1
+                texts += [""] * (column - len(texts))
+                texts[column - 1] = text
+            budget.spend(len(texts) + 1)
+            row.clear()
+            while row.getprevious() is not None:
+                del row.getparent()[0]
+            if any(texts):
+                yield number, texts
+
+
+def _xlsx_values(book: Any) -> Callable[[str, str, int], str]:
+    """What makes a text of a cell's type, raw value and style."""
+    from openpyxl.styles.numbers import BUILTIN_FORMATS, is_date_format
+    from openpyxl.utils.datetime import from_excel
+
+    @functools.cache
+    def form_of(style: int) -> tuple[str, bool]:
+        id = book._cell_styles[style].numFmtId if style < len(book._cell_styles) else 0
+        form = BUILTIN_FORMATS.get(id, "General") if id < 164 else book._number_formats[id - 164]
+        return form, is_date_format(form)
+
+    def value_of(kind: str, value: str, style: int) -> str:
+        if kind == "b":
+            return shown(value == "1", "")
+        if kind == "d":
+            return shown(value.replace("T", " ").removesuffix(" 00:00:00"), "")
+        if kind != "n":
+            return shown(value, "")
+        number = float(value)
+        form, is_date = form_of(style)
+        if is_date:
+            with contextlib.suppress(ValueError, OverflowError):  # a number that is no date is shown as the number
+                return shown(from_excel(number, book.epoch), form)
+        return shown(int(value) if value.lstrip("-").isdecimal() else number, form)
+
+    return value_of
 
 
 def _xls_rows(book: Any, sheet: Any, budget: _Budget) -> Iterator[Row]:
@@ -138,44 +191,34 @@ def _moment(moment: datetime.datetime, serial: float) -> Any:
     return moment.time() if 0 <= serial < 1 else moment
 
 
-def _either(values: Iterable[Row], formulas: Iterable[Row]) -> Iterator[Row]:
-    """Each cell's value or, without one, its formula. Rows of formulas only are in `formulas` alone."""
-    known = iter(values)
-    ahead = next(known, None)
-    for number, row in formulas:
-        if ahead is not None and ahead[0] == number:
-            cells = ahead[1] + [""] * (len(row) - len(ahead[1]))
-            yield number, [cells[i] or text for i, text in enumerate(row)]
-            ahead = next(known, None)
-        else:
-            yield number, row
-
-
 _MERGE = re.compile(rb"<(?:\w+:)?mergeCell\s[^>]*?ref=\"([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})\"")
-_UNCACHED = re.compile(rb"(?:</(?:\w+:)?f>|<(?:\w+:)?f\b[^>]*/>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>")
 _CHUNK, _OVERLAP = 1 << 20, 200  # bytes; no match is longer than the overlap
 
 
-def _scan(archive: Any, path: str) -> tuple[Merged, bool]:
-    """What openpyxl does not tell when it reads in a stream: merged cells, and whether a formula lacks its value."""
+def _merged(archive: zipfile.ZipFile, path: str) -> Merged:
+    """The merged cells of a sheet. They stand behind its rows, so the part is gone through once before."""
     merged: Merged = {}
-    uncached = False
     tail = b""
-    with archive.open(path.lstrip("/")) as part:
+    with archive.open(path) as part:
         while chunk := part.read(_CHUNK):
             text = tail + chunk
-            uncached = uncached or _UNCACHED.search(text) is not None
             for left, top, right, bottom in _MERGE.findall(text):
-                _cover(merged, int(top), _column(left), int(bottom), _column(right))
+                _cover(merged, int(top), _column(left.decode("ascii")), int(bottom), _column(right.decode("ascii")))
             tail = text[-_OVERLAP:]
-    return merged, uncached
+    return merged
 
 
-def _column(letters: bytes) -> int:
+@functools.cache
+def _letters(letters: str) -> int:
     number = 0
     for letter in letters:
-        number = 26 * number + letter - 64
-    return number
+        number = 26 * number + ord(letter) - 64
+    return min(number, _MOST_COLUMNS)
+
+
+def _column(reference: str) -> int:
+    """The column (from 1) of `AB12` or `AB`; 0 if there is none."""
+    return _letters(reference.rstrip("0123456789"))
 
 
 def _cover(merged: Merged, top: int, left: int, bottom: int, right: int) -> None:
@@ -212,29 +255,38 @@ _DIGITS = re.compile(r"[#0?][#0?,.]*")
 
 
 def _number(value: float, form: str) -> str:
+    negative = value < 0 and ";" in form
+    layout = _layout(form, negative)
+    if layout is None:
+        return _plain(value)
+    before, after, grouped, zeros, decimals, optional, percent = layout
+    number = abs(value) if negative else value
+    text = f"{number * 100 if percent else number:{',' if grouped else ''}.{decimals}f}"
+    if optional:
+        text = (text[:-optional] + text[-optional:].rstrip("0")).removesuffix(".")
+    if zeros > 1:  # `00000` keeps the first zeros of a post code
+        sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
+        text = sign + "0" * (zeros - len(text.split(".")[0])) + text
+    return " ".join((before + text + after).split())
+
+
+@functools.cache
+def _layout(form: str, negative: bool) -> tuple[str, str, bool, int, int, int, bool] | None:
+    """What a number format puts before and after the number, whether it groups thousands, the zeros it wants at least,
+
+    the decimals, how many of them only if they are not zero, whether it is a percentage. None for what is shown plain:
+    no format, scientific, fractions, dates, thousands cut off.
+    """
     sections = form.split(";")
-    negative = value < 0 and len(sections) > 1
-    pattern = sections[1] if negative else sections[0]
-    pattern = _GAP.sub("", _BRACKET.sub(lambda found: found[1] or "", pattern))
+    pattern = _GAP.sub("", _BRACKET.sub(lambda found: found[1] or "", sections[1] if negative else sections[0]))
     bare = _QUOTED.sub("", pattern)
     digits = _DIGITS.search(bare)
     if digits is None or form in ("General", "@") or re.search(r"[eE][+-]|[#0?]\s*/|[ymdhs]", bare) or digits[0].endswith(","):
-        return _plain(value)
-    number = abs(value) if negative else value
-    if "%" in bare:
-        number *= 100
+        return None
     whole, _, decimals = digits[0].partition(".")
-    text = f"{number:{',' if ',' in whole else ''}.{len(decimals)}f}"
-    if optional := len(decimals) - len(decimals.rstrip("#?")):
-        kept = text[-optional:].rstrip("0")
-        text = (text[:-optional] + kept).removesuffix(".")
-    zeros = whole.count("0")  # `00000` keeps the first zeros of a post code
-    if zeros > 1:
-        sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
-        text = sign + "0" * (zeros - len(text.split(".")[0])) + text
-    before, after = pattern.split(digits[0], 1)
-    literal = [_QUOTED.sub(lambda found: found[1] or found[2] or "", part) for part in (before, after)]
-    return " ".join((literal[0] + text + literal[1]).split())
+    before, after = (_QUOTED.sub(lambda found: found[1] or found[2] or "", part) for part in pattern.split(digits[0], 1))
+    optional = len(decimals) - len(decimals.rstrip("#?"))
+    return before, after, "," in whole, whole.count("0"), len(decimals), optional, "%" in bare
 
 
 def _plain(value: float) -> str:
@@ -303,7 +355,8 @@ def _beside(rows: list[list[str]]) -> Iterator[_Table]:
     parts = [used[start:end] for start, end in zip(gaps, [*gaps[1:], len(used)], strict=True)]
     tables = [_Table(part, [[row[c] if c < len(row) else "" for c in part] for row in rows]) for part in parts]
     # A gap inside one table has no column names of its own on its other side.
-    if len(parts) > 1 and all(len(table.columns) > 1 and looks_like_header(table.rows) for table in tables):
+    captions = next((i for i, row in enumerate(rows) if sum(map(bool, row)) > 1), 0)
+    if len(parts) > 1 and all(len(table.columns) > 1 and looks_like_header(table.rows[captions:] or [[]]) for table in tables):
         yield from (_Table(table.columns, [row for row in table.rows if any(row)]) for table in tables)
     else:
         yield _Table(used, [[text for part in row for text in part] for row in zip(*(table.rows for table in tables), strict=True)])
@@ -327,7 +380,8 @@ def _add_table(builder: Builder, table: _Table, names: Names) -> Names:
     builder.add_table(below, header=header)
     if header is None and _only_names(rows):
         header = rows[-1]  # an empty line for the eye, and the data below it
-    return {column: name for column, name in zip(table.columns, header, strict=True) if name} if header else {}
+    kept = {column: name for column, name in names.items() if column not in table.columns}  # of the table beside it
+    return kept | {column: name for column, name in zip(table.columns, header or (), strict=False) if name}
 
 
 def _split(rows: list[list[str]]) -> tuple[list[list[str]], list[str] | None, list[list[str]]]:
