@@ -20,7 +20,7 @@ from ingest.parse import Builder, Member, Options, Parsed
 from rag.errors import ParseFailed
 
 MAX_FILES = 100_000
-"""Files of one archive. Python takes 1.1 s and 70 MB to read a directory of that many; a directory of a million is no work of people."""
+"""Files of one archive. A list of that many takes 2 s to read (of one core, with 0.8 s of it in zipfile)."""
 
 _MAX_LISTED = 1_000  # as many as become documents by default; more lines would only fill the index with names
 _MAX_PART = 200  # characters; file systems take 255 bytes

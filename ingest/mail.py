@@ -118,7 +118,11 @@ def read_mbox(data: bytes, options: Options) -> Parsed:
     members = []
     digits = max(3, len(str(len(starts))))
     for number, (start, end) in enumerate(zip(starts, ends, strict=True), 1):
-        mail = mail_at(start, end)
+        try:
+            mail = mail_at(start, end)
+        except ParseFailed as error:  # one hostile mail does not hide the others
+            builder.add("paragraph", f"(Mail {number} is left out. {error.message})")
+            continue
         # Level 2: the mailbox is the document, and none of its mails gives it a title.
         builder.add("heading", mail.subject or "(no subject)", level=2)
         _write(builder, mail, options, level=2)

@@ -269,6 +269,13 @@ def test_a_mailbox_is_one_document_of_headed_mails():
     ]  # fmt: skip
 
 
+def test_a_mail_that_cannot_be_read_does_not_hide_the_others_of_its_mailbox():
+    parsed = parse(MBOX + b"From x@example.org Wed Jan  3 11:00:00 2024\n" + nested(1000) + b"\n" + MBOX, "a.mbox")
+    assert blocks(parsed, "heading") == ["First", "Re: a/b"] * 2
+    assert "(Mail 3 is left out. The mail's parts are nested too deeply to be read.)" in parsed.text
+    assert [member.path for member in parsed.members][2:] == ["005 b/notes.txt", "005 b/notes (2).txt"]
+
+
 def test_a_mailbox_counts_its_mails_as_it_goes():
     from ingest.parse import Options
 
