@@ -1,7 +1,7 @@
 """Pictures -> text, through tesseract: image files, and the pages of a PDF that are pictures of pages.
 
 The picture is brought to one grey plane of bounded size; tesseract tells words with their places (hOCR), and these go
-through the same geometry as the text of a PDF (`ingest/layout.py`, `ingest/pages.py`). Noise is dropped by tesseract's own
+through the same geometry as the text of a PDF (`ingest/columns.py`, `ingest/pages.py`). Noise is dropped by tesseract's own
 confidence. How the program is found and limited is in `ingest/programs.py`.
 """
 
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ingest import programs
-from ingest.layout import Segment, Word, arrange, split
+from ingest.columns import arrange
+from ingest.layout import Segment, Word, split
 from ingest.pages import Page, compose
 from ingest.parse import Options, Parsed, clean
 from rag.errors import ParseFailed

@@ -1,7 +1,7 @@
 """All pages of a document, as lines and tables -> `Parsed`: what is a heading, a paragraph, a running header. Pure.
 
 What a page alone cannot tell is decided here: the size of the body's type, which lines come back on page after page,
-whether a table goes on. Where the lines stand comes from `ingest/layout.py`, for PDFs (`ingest/pdf.py`) and for
+whether a table goes on. The lines come from `ingest/columns.py`, for PDFs (`ingest/pdf.py`) and for
 scanned pages (`ingest/ocr.py`).
 """
 
@@ -217,7 +217,7 @@ def speaks(text: str) -> bool:
     return bool(re.search(r"[^\W\d_]{2}", text)) and not _FILE_NAME.search(text)
 
 
-_FILE_NAME = re.compile(r"\.(docx?|pptx?|xlsx?|indd|qxd|pdf|tex|dvi)$|^(microsoft (word|powerpoint)|untitled)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"\.(docx?|pptx?|xlsx?|indd|qxd|pdf|tex|dvi)$|^(microsoft (word|powerpoint)|untitled|\(anonymous\))", re.IGNORECASE)
 
 
 # --- paragraphs

@@ -1,9 +1,9 @@
 """PDF -> `Parsed`, through pypdfium2: each page's text with its places, its ruled lines, and OCR where it has no text.
 
 unstructured's own PDF path was not through a 619-page report after 120 s and gives one block a page; PDFium gives
-the text with its places in seconds. Here is only what PDFium is asked for. Columns and lines are made of it in
-`ingest/layout.py`, tables in `ingest/tables.py`, headings and paragraphs in `ingest/pages.py`; pictures of pages are read
-in `ingest/ocr.py`.
+the text with its places in seconds. Here is only what PDFium is asked for (with `ingest/drawn.py`). Columns and lines are
+made of it in `ingest/columns.py`, tables in `ingest/tables.py`, headings and paragraphs in `ingest/pages.py`; pictures of
+pages are read in `ingest/ocr.py`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ import ctypes
 import dataclasses
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ingest import programs
-from ingest.layout import Line, Segment, Word, arrange, split
+from ingest.columns import arrange
+from ingest.drawn import pictures, rules
+from ingest.layout import Line, Segment, Word, split, turned
 from ingest.ocr import MAX_PIXELS, Reader
 from ingest.pages import Page, compose
 from ingest.parse import Options, Parsed, clean
-from ingest.tables import Rule, find_ruled
+from ingest.tables import find_ruled
 from rag.errors import ParseFailed
 
 _MAX_PAGES = 10_000
-_DPI = 250  # tesseract's best is 300; at 250 the letters are as good as the same and the page is a third faster
-_MAX_OBJECTS = 20_000  # of a page, looked at for ruled lines; a map has a million strokes and no tables
-_MAX_STROKES = 64  # of one path: a grid drawn in one go has fewer, a curve more
-_MAX_RULES = 600
+_DPI = 250
+"""Of a page for tesseract: two real scans read the same at 200, 250 and 300 dpi, in 1.9, 2.3 and 2.6 s a page; small print wants more than 200."""
 
 # A page number, a stamp or a scanner's line has fewer letters than this; a page with a picture under it has more.
 _FEW_LETTERS = 80
@@ -111,9 +110,9 @@ def _page(document: Any, number: int, reader: Reader) -> tuple[Page, bool]:
         items = _items(page, text)
         if text.letters > _FEW_LETTERS and not text.garbled:
             return Page(items), False
-        share, drawn = _pictures(page)
+        share, anything = pictures(page)
         # Without a letter anything drawn may be letters: outlines instead of a font.
-        if not text.garbled and not (share >= _FULL_PAGE or (text.letters == 0 and drawn)):
+        if not text.garbled and not (share >= _FULL_PAGE or (text.letters == 0 and anything)):
             return Page(items), False
         read = reader.page(*_render(page)) if programs.find("tesseract") else _unread(reader)
         if _letters(read) < text.letters and not text.garbled:
@@ -137,7 +136,7 @@ def _items(page: Any, text: _Text) -> list[Any]:
     if not text.segments:
         return []
     main = max(text.segments, key=lambda turn: sum(len(s.text) for s in text.segments[turn]))
-    tables, left = find_ruled(list(_rules(page, main)), text.segments[main])
+    tables, left = find_ruled(list(rules(page, main)), text.segments[main])
     items: list[Any] = arrange(left, tables)
     for turn, segments in text.segments.items():
         if turn != main:
@@ -207,14 +206,8 @@ def _clean(word: str) -> str:
 
 def _inside(segment: Segment, box: Sequence[float], turn: int) -> bool:
     """Whether its middle is on the page; what is not, is not printed."""
-    x, y = _turned((segment.x0 + segment.x1) / 2, segment.y + 0.3 * segment.size, -turn)
+    x, y = turned((segment.x0 + segment.x1) / 2, segment.y + 0.3 * segment.size, -turn)
     return box[0] <= x <= box[2] and box[1] <= y <= box[3]
-
-
-def _turned(x: float, y: float, turn: int) -> tuple[float, float]:
-    """The point after quarter turns to the right: text that runs upwards (1) comes to lie flat."""
-    turn %= 4
-    return (x, y) if turn == 0 else (y, -x) if turn == 1 else (-x, -y) if turn == 2 else (-y, x)
 
 
 # Names say it more often than the flag does; "CMBX" is Computer Modern's bold.
@@ -259,7 +252,7 @@ class _Chars:
         if turn == 0:  # nearly always, and some 500 times a page
             x0, x1 = corners[0], box.right
             return (x0, x1) if x0 <= x1 else (box.left, corners[2])  # right to left
-        ends = [_turned(x, y, turn)[0] for x, y in (corners[:2], corners[2:], (box.left, box.bottom), (box.right, box.top))]
+        ends = [turned(x, y, turn)[0] for x, y in (corners[:2], corners[2:], (box.left, box.bottom), (box.right, box.top))]
         return min(ends), max(ends)
 
     def style(self, at: int) -> _Style | None:
@@ -283,90 +276,7 @@ class _Chars:
 
     def _origin(self, index: int, turn: int) -> float:
         self._raw.FPDFText_GetCharOrigin(self._page, index, self._x, self._y)
-        return _turned(self._x.value, self._y.value, turn)[1]
-
-
-# --- what is drawn
-
-
-def _objects(page: Any) -> Iterator[tuple[Any, int]]:
-    import pypdfium2.raw as raw
-
-    for index in range(min(raw.FPDFPage_CountObjects(page), _MAX_OBJECTS)):
-        found = raw.FPDFPage_GetObject(page, index)
-        yield found, raw.FPDFPageObj_GetType(found)
-
-
-def _bounds(found: Any) -> tuple[float, float, float, float] | None:
-    import pypdfium2.raw as raw
-
-    sides = [ctypes.c_float() for _ in range(4)]
-    if not raw.FPDFPageObj_GetBounds(found, *sides):
-        return None
-    x0, y0, x1, y1 = (side.value for side in sides)
-    return x0, y0, x1, y1
-
-
-def _rules(page: Any, turn: int) -> Iterator[Rule]:
-    """Thin lines and the edges of boxes, as they lie when the text is upright; at most `_MAX_RULES`."""
-    import pypdfium2.raw as raw
-
-    found = 0
-    for path, kind in _objects(page):
-        if kind != raw.FPDF_PAGEOBJ_PATH or found >= _MAX_RULES or (bounds := _bounds(path)) is None:
-            continue
-        x0, y0, x1, y1 = bounds
-        if min(x1 - x0, y1 - y0) < 3:
-            strokes = [bounds] if max(x1 - x0, y1 - y0) > 3 else []
-        else:
-            strokes = _strokes(path)
-        for a, b, c, d in strokes:
-            (ax, ay), (bx, by) = _turned(a, b, turn), _turned(c, d, turn)
-            yield Rule(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
-            found += 1
-
-
-def _strokes(path: Any) -> list[tuple[float, float, float, float]]:
-    """The straight parts of a path that lie along an axis, in the page's coordinates."""
-    import pypdfium2.raw as raw
-
-    count = raw.FPDFPath_CountSegments(path)
-    if not 2 <= count <= _MAX_STROKES:
-        return []
-    matrix = raw.FS_MATRIX()
-    raw.FPDFPageObj_GetMatrix(path, ctypes.byref(matrix))
-    x, y = ctypes.c_float(), ctypes.c_float()
-    start = last = (0.0, 0.0)
-    strokes = []
-    for index in range(count):
-        segment = raw.FPDFPath_GetPathSegment(path, index)
-        raw.FPDFPathSegment_GetPoint(segment, x, y)
-        point = (matrix.a * x.value + matrix.c * y.value + matrix.e, matrix.b * x.value + matrix.d * y.value + matrix.f)
-        kind = raw.FPDFPathSegment_GetType(segment)
-        if kind == raw.FPDF_SEGMENT_MOVETO:
-            start = point
-        elif kind == raw.FPDF_SEGMENT_LINETO:
-            strokes.append((*last, *point))
-        last = point
-        if raw.FPDFPathSegment_GetClose(segment):
-            strokes.append((*point, *start))
-    return [s for s in strokes if (abs(s[0] - s[2]) < 1) != (abs(s[1] - s[3]) < 1)]
-
-
-def _pictures(page: Any) -> tuple[float, bool]:
-    """The largest share of the page that one picture covers, and whether anything is drawn at all."""
-    import pypdfium2.raw as raw
-
-    left, bottom, right, top = page.get_bbox()
-    area = max(1.0, (right - left) * (top - bottom))
-    share, kinds = 0.0, Counter[int]()
-    for found, kind in _objects(page):
-        kinds[kind] += 1
-        if kind in (raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_FORM) and (bounds := _bounds(found)):
-            width = min(bounds[2], right) - max(bounds[0], left)
-            height = min(bounds[3], top) - max(bounds[1], bottom)
-            share = max(share, max(0.0, width) * max(0.0, height) / area)
-    return share, bool(kinds)
+        return turned(self._x.value, self._y.value, turn)[1]
 
 
 def _draws_forms(page: Any) -> bool:

@@ -18,6 +18,7 @@ _TOUCH = 3.0  # points between lines that are meant to meet
 _SHORTEST = 12.0  # points; shorter strokes are glyphs, ticks and check boxes
 _LONGEST_CELL = 40  # characters on average, in a table without lines; longer cells are columns of prose
 _MOST_LINES = 8  # in one cell of a grid that is sure; more is a column of text in a frame
+_MOST_ROWS = 200  # of a table without lines; A4 has 120 lines of the smallest type
 _NUMBER = re.compile(r"[^\w]*[\d][\d\s.,:/%$€£()+\-\u2013*kKmMbBxX]*|[-\u2013\u2014]|n/?a", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
 
@@ -110,6 +111,7 @@ def _fill(lines: list[Rule], posts: list[Rule], segments: list[Segment]) -> tupl
     ys = _merge([line.y0 for line in lines] + [min(p.y0 for p in posts), max(p.y1 for p in posts)])
     if len(xs) < 3 or len(ys) < 3:
         return None, segments
+    uprights = [(x, [p for p in posts if abs(p.x0 - x) <= _TOUCH]) for x in xs[1:-1]]
     cells: dict[tuple[int, int], list[Segment]] = {}
     inside, rest = [], []
     for segment in segments:
@@ -121,7 +123,7 @@ def _fill(lines: list[Rule], posts: list[Rule], segments: list[Segment]) -> tupl
             return None, segments  # text runs through the frame: a drawing, not a table
         inside.append(segment)
         row = sum(y <= middle for y in ys) - 1
-        walls = [x for x in xs[1:-1] if any(abs(p.x0 - x) <= _TOUCH and p.y0 <= middle <= p.y1 for p in posts)]
+        walls = [x for x, near in uprights if any(p.y0 <= middle <= p.y1 for p in near)]
         # A cell that spans columns has no wall inside it, and its text stays whole.
         for _, part in itertools.groupby(segment.words, key=lambda w: sum(x <= (w.x0 + w.x1) / 2 for x in walls)):
             words = list(part)
@@ -190,7 +192,7 @@ def find_aligned(rows: Sequence[Row], at: int) -> tuple[Table, int] | None:
     if len(rows[at]) < 2:
         return None
     end = at
-    while end < len(rows) and all(isinstance(box, Segment) for box in rows[end]):
+    while end < min(len(rows), at + _MOST_ROWS) and all(isinstance(box, Segment) for box in rows[end]):
         if end > at:
             gap = rows[end - 1][0].y - rows[end][0].y
             first = min(box.x0 for box in rows[at])
