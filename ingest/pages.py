@@ -110,7 +110,7 @@ def _drop_running_lines(pages: Sequence[Page], body: _Type) -> None:
         slots.update({(where, round(line.y / 4), round(line.size)) for where, line in edge})
         for where, line in edge:
             texts.setdefault((where, shape(line.text), round(line.size)), set()).add(line.text)
-            near.setdefault((where, line.text), []).append(number)
+            near.setdefault((where, shape(line.text)), []).append(number)
     least = max(3, round(0.4 * len(full)))
 
     def runs(number: int, where: str, line: Line) -> bool:
@@ -119,7 +119,7 @@ def _drop_running_lines(pages: Sequence[Page], body: _Type) -> None:
         if seen[key] >= least:
             return not (large and len(texts[key]) == seen[key] and speaks(line.text))  # "Chapter 1", "Chapter 2": headings
         steady = slots[where, round(line.y / 4), round(line.size)] >= 0.6 * len(full)
-        return steady and not large and any(0 < abs(number - other) <= 2 for other in near[where, line.text])
+        return steady and not large and any(0 < abs(number - other) <= 2 for other in near[where, shape(line.text)])
 
     drop = [{id(line) for where, line in edge if runs(number, where, line)} for number, edge in enumerate(edges)]
     if all(len(ids) == len(edge) for ids, edge in zip(drop, edges, strict=True)):
@@ -264,9 +264,15 @@ def _starts_paragraph(group: list[Line], line: Line, pitch: float, right: float,
         return not goes_on  # up the page: the next column
     if pitch and gap > 1.35 * pitch:
         return True
-    # An indented first line, after a sentence that ended; not the second line of a list item.
-    indent = line.x0 - before.x0
-    return 0.8 * line.size < indent < 4 * line.size and not _BULLET.match(group[0].text) and bool(_SENTENCE_END.search(before.text))
+    ended = _SENTENCE_END.search(before.text) is not None
+    if _BULLET.match(group[0].text):
+        # What begins left of the item, or where its mark does after lines that hang, is no part of it.
+        start = group[0].x0
+        hanging = len(group) > 1 and group[1].x0 > start + 0.5 * line.size
+        short = ended and before.x1 < right - 4 * line.size
+        return line.x0 < start - 0.5 * line.size or ((hanging or short) and line.x0 <= start + 0.3 * line.size)
+    # An indented first line, after a sentence that ended.
+    return ended and 0.8 * line.size < line.x0 - before.x0 < 4 * line.size
 
 
 def join(lines: Sequence[Line], compounds: frozenset[str] = frozenset()) -> str:

@@ -28,7 +28,7 @@ from rag.errors import ParseFailed
 
 _MAX_PAGES = 10_000
 _DPI = 250
-"""Of a page for tesseract: two real scans read the same at 200, 250 and 300 dpi, in 1.9, 2.3 and 2.6 s a page; small print wants more than 200."""
+"""Of a page for tesseract. Two real scans read the same at 200, 250 and 300, in 1.9, 2.3 and 2.6 s; small print wants over 200."""
 
 # A page number, a stamp or a scanner's line has fewer letters than this; a page with a picture under it has more.
 _FEW_LETTERS = 80

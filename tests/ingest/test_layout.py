@@ -127,6 +127,13 @@ def test_a_compound_that_the_document_writes_with_a_hyphen_keeps_it():
     assert compose([page], None).text == "A well-known case, and a well-known place of information."
 
 
+def test_a_list_item_ends_where_a_line_begins_left_of_it():
+    item = [Line("• One point that is long", 20, 300, 60, 10), Line("and hangs below itself", 30, 290, 48, 10)]
+    assert compose([Page([*item, Line("Back at the margin", 0, 300, 36, 10)])], None).text.splitlines()[-1] == "Back at the margin"
+    assert compose([Page([*item, Line("Where the mark stands", 20, 300, 36, 10)])], None).text.splitlines()[-1] == "Where the mark stands"
+    assert len(compose([Page([*item, Line("and goes on here", 30, 300, 36, 10)])], None).blocks) == 1
+
+
 def test_a_leader_to_a_page_number_is_one_mark_and_ends_its_line():
     page = Page([line("Salt ..................... 6", 40), line("Water . . . . . . . . . 12", 28)])
     assert compose([page], None).text == "Salt ... 6\n\nWater ... 12"

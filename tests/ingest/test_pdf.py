@@ -49,7 +49,7 @@ def test_headings_pages_and_paragraphs_are_rebuilt_and_running_lines_dropped():
 def test_headers_that_alternate_and_chapter_names_are_running_lines_too():
     pages = []
     for number in range(1, 9):
-        header = "The Book of Rooms" if number % 2 else f"Chapter {'One' if number <= 4 else 'Two'}"
+        header = "The Book of Rooms" if number % 2 else f"{number} Chapter {'One' if number <= 4 else 'Two'}"
         body = lines(10, 72, 700, f"What page {chr(64 + number)} tells is told nowhere else.", *PROSE)
         pages.append([text(9, 72 if number % 2 else 400, 810, header), *body, text(9, 290, 30, "ivx"[number % 3])])
     parsed = parse(make_pdf(pages), "a.pdf")
