@@ -18,7 +18,7 @@ _ENCRYPTED = ("EncryptedPackage", "EncryptedSummary")
 
 def read_doc(data: bytes, options: Options) -> Parsed:
     """An old Word file. Raises `ParseFailed`, with `missing_program` where there is no LibreOffice."""
-    # The File Information Block begins the stream: signature A5EC, and at byte 11 bit 0 of 0x0100 says "encrypted" ([MS-DOC] 2.5.2).
+    # The text's stream begins with EC A5; bit 0 of its byte 11 says "encrypted" ([MS-DOC] 2.5.2). Streams begin at multiples of 64.
     at = data.find(b"\xec\xa5", 512)
     if at >= 0 and at % 64 == 0 and len(data) > at + 11 and data[at + 11] & 0x01:
         raise package.encrypted("The document is protected by a password.")
