@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ingest.pipeline import Interrupted, Pipeline, Receipt, Report
+from ingest.priority import lower_priority
 from ingest.watch import Watcher
 from rag.errors import NotReady
 from rag.settings import Ingest
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _FEW = 8
 """Changed files that are taken in between the batches of a long sync; more wait for its end."""
+_SMALL = 1 << 20
+"""Bytes of a changed file that is taken in between: a larger one may take minutes to read, and the long sync would wait."""
 _LONGEST_PAUSE_S = 60.0
 
 
@@ -136,6 +139,7 @@ class Ingester:
         return command.future
 
     def _run(self) -> None:
+        lower_priority()
         reconcile_at = 0.0
         failures = 0
         worked = False
@@ -150,6 +154,8 @@ class Ingester:
                 else:
                     changes = self._later or self._take(reconcile_at - time.monotonic())
                     self._later = set()
+                    if changes is not None and not changes:
+                        changes = self.pipeline.due()
                 if changes is None:
                     reconcile_at = time.monotonic() + self._settings.reconcile_s
                     self._busy = True
@@ -160,6 +166,7 @@ class Ingester:
                 failures, self.last_error = 0, None
                 if worked and not self._commands.qsize() and not self.watcher.pending:
                     worked = False
+                    self.pipeline.tidy()
                     self._quiet()
             except Interrupted:
                 if not self._stopping.is_set():
@@ -225,7 +232,7 @@ class Ingester:
             changes = self.watcher.take(0.0)
             if changes is None:
                 self._rescan = True
-            elif len(changes) + len(self._later) > _FEW:
+            elif len(changes) + len(self._later) > _FEW or any(_is_large(path) for path in changes):
                 self._later |= changes
             elif changes:
                 self._later |= set(self.pipeline.sync(changes).changing)
@@ -248,6 +255,13 @@ class Ingester:
             future = self._deferred.pop().future
             if future.set_running_or_notify_cancel():
                 future.set_exception(_stopped())
+
+
+def _is_large(path: Path) -> bool:
+    try:
+        return path.stat().st_size > _SMALL
+    except OSError:
+        return False
 
 
 def _stopped() -> NotReady:

@@ -73,6 +73,8 @@ MIGRATIONS = (
     ALTER TABLE documents ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE documents ADD COLUMN tried_at REAL;
     CREATE INDEX documents_container ON documents (container) WHERE container IS NOT NULL;
+    CREATE INDEX documents_failed ON documents (error_code) WHERE error_code IS NOT NULL;
+    CREATE INDEX documents_inode ON documents (inode);
     """,
 )
 
@@ -313,6 +315,16 @@ class Ledger:
         )
         return [_row(row) for row in found]
 
+    def paths_of(self, inodes: Collection[int]) -> set[str]:
+        """The documents that were made from a file of one of these inodes; those inside another file are left out."""
+        found: set[str] = set()
+        wanted = [inode for inode in inodes if inode]  # some network file systems have none
+        for i in range(0, len(wanted), 500):
+            part = wanted[i : i + 500]
+            marks = ",".join("?" * len(part))
+            found.update(row[0] for row in self._read(f"SELECT path FROM documents WHERE inode IN ({marks}) AND container IS NULL", part))
+        return found
+
     def failed(self, codes: Collection[str]) -> list[Row]:
         """The documents that failed for one of these reasons."""
         marks = ",".join("?" * len(codes))
@@ -420,6 +432,12 @@ class Ledger:
                     return True
                 time.sleep(0.05)
         return False
+
+    def drop_set_aside(self) -> None:
+        """Delete damaged ledgers that were set aside, once the index was rebuilt from the folder: they hold documents' text."""
+        for file in self.path.parent.glob(f"{self.path.name}.damaged-*"):
+            file.unlink(missing_ok=True)
+            log.info("%s is deleted: the index has been rebuilt", file.name)
 
 
 _OWN = "mtime_ns, ctime_ns, inode, own_title, sha256, fingerprint, clean, deleting, attempts, tried_at"

@@ -69,6 +69,7 @@ class _Walk:
         self.dead = dead
         self.give_up = give_up
         self.number = -1
+        self.paths: set[str] = set()
         self.files = limits.files
         self.unpacked = limits.unpacked
 
@@ -101,8 +102,9 @@ class _Walk:
             yield from self._member(f"{path}/{member.path}" if path else member.path, member, depth + 1)
 
     def _member(self, path: str, member: Member, depth: int) -> Iterator[Opening | Entry]:
-        if self.ignored(path):
+        if path in self.paths or self.ignored(path):
             return
+        self.paths.add(path)
         if depth > self.limits.depth:
             self.number += 1
             if self.number >= self.start:

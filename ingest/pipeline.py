@@ -217,6 +217,11 @@ class Pipeline:
             raise UnknownDocument(f"There is no document {id!r} that lies in another file.", "See `GET /rag/documents`.")
         return self._sandbox.extract(self._settings.corpora / row.container, row.path.removeprefix(row.container + "/"))
 
+    def tidy(self) -> None:
+        """What is done when the folder is quiet: what documents said before they changed leaves the ledger's files."""
+        self._ledger.scrub()
+        self._ledger.drop_set_aside()
+
     def interrupt(self) -> None:
         """Kill the parser, so that a `sync` under way on another thread ends soon with `Interrupted`."""
         self._sandbox.close()
@@ -241,6 +246,12 @@ class Pipeline:
         for scope in scopes:
             seen.update((found.path, found) for found in folder.look(scope))
             rows.update(self._ledger.rows(scope or None))
+        if changes is not None:
+            # A file may have other names, by links: the system tells only of the one that was written to.
+            inodes = {row.stamp.inode for row in rows.values()} | {found.stamp.inode for found in seen.values()}
+            for path in self._ledger.paths_of(inodes) - rows.keys():
+                seen.update((found.path, found) for found in folder.look(path))
+                rows.update(self._ledger.rows(path))
         stored = {id: count for id, count in self._store.documents().items() if count} if changes is None else None
         if stored is not None:
             # What the ledger does not know is what a lost ledger or a crash left behind.
@@ -274,7 +285,7 @@ class Pipeline:
             not row.clean
             or row.deleting
             or row.status not in ("indexed", "failed")
-            or row.fingerprint != self._recipe.of(row.path, row.error_code, self._domain(row.domain).languages)
+            or row.fingerprint != self._recipe.of(row.path, row.error_code, self._domain(row.domain))
             or (stored is not None and stored.get(row.id, 0) != row.chunks)
             or (row.error_code in RETRIES and self._is_due(row, time.time()))
         )
@@ -499,7 +510,7 @@ class Pipeline:
             work.stamp,
             sha256=work.sha256,
             own_title=work.own_title,
-            fingerprint=self._recipe.of(document.path, code, work.item.domain.languages),
+            fingerprint=self._recipe.of(document.path, code, work.item.domain),
             text=work.text if work.outcome == "parsed" else None,
             chunks=work.chunks,
             attempts=before + 1 if code in RETRIES else 0,
@@ -514,7 +525,10 @@ class Pipeline:
 
     def _forget(self, folder: Folder, rows: list[Row], report: Report) -> None:
         """Remove documents whose file is (still) gone."""
-        gone = [row for row in rows if folder.find(row.container or row.path) is None and self._ledger.row(row.id) is not None]
+        now = [row for row in (self._ledger.row(row.id) for row in rows) if row is not None]
+        gone = [row for row in now if folder.find(row.container or row.path) is None]
+        if gone and not self._settings.corpora.is_dir():
+            return  # a disk that went in the middle of a look took no documents along
         step = self._settings.ingest.batch_chunks
         for i in range(0, len(gone), step):
             self._erase(gone[i : i + step])

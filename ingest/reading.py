@@ -117,7 +117,7 @@ class Recipe:
     """By what a document is made of a file: an index made by another recipe is made anew.
 
     It names the versions of parser and chunker, the embedder, and, where they matter, the settings, the programs of the
-    system and the domain's languages.
+    system, and the domain's languages and what it ignores.
     """
 
     def __init__(self, limits: Ingest, embedder: Embeds) -> None:
@@ -135,7 +135,7 @@ class Recipe:
             )
         )
         self._programs: tuple[str, ...] = ()
-        self._known: dict[tuple[str, str | None, tuple[str, ...]], str] = {}
+        self._known: dict[tuple[object, ...], str] = {}
         self.look()
 
     def look(self) -> None:
@@ -145,20 +145,22 @@ class Recipe:
             self._programs = found
             self._known.clear()
 
-    def of(self, path: str, error_code: str | None, languages: tuple[str, ...]) -> str:
+    def of(self, path: str, error_code: str | None, domain: Domain) -> str:
         """The fingerprint of what is made of a file of that name and outcome."""
         name = path.rpartition("/")[2]
-        key = (name.rpartition(".")[2], error_code, languages)
+        key = (name.rpartition(".")[2], error_code, domain.languages, domain.ignore)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = self._make(name, error_code, languages)
+            found = self._known[key] = self._make(name, error_code, domain)
         return found
 
-    def _make(self, name: str, error_code: str | None, languages: tuple[str, ...]) -> str:
+    def _make(self, name: str, error_code: str | None, domain: Domain) -> str:
         made = self.base
         form = format_of(name)
         if form is not None and form.reader in _LOOKING:
-            made += f":ocr={'+'.join(languages)}" if "tesseract" in self._programs else ":ocr=none"
+            made += f":ocr={'+'.join(domain.languages)}" if "tesseract" in self._programs else ":ocr=none"
+        if holds_members(name) and domain.ignore:
+            made += f":ignore={'+'.join(domain.ignore)}"
         if error_code == "missing_program":
             made += f":programs={'+'.join(self._programs)}"
         return made + (self._limits if error_code in _LIMITED else "")
@@ -350,13 +352,13 @@ class Reader:
         form = format_of(name)
         if form is None:
             return None
-        twin = self._ledger.twin(sha256, form.media_type, self._recipe.of(name, None, item.domain.languages))
+        twin = self._ledger.twin(sha256, form.media_type, self._recipe.of(name, None, item.domain))
         if twin is None:
             return None
         inside: list[Row] = []
         if holds_members(name):
-            # Of a container only a whole file will do, in a domain that leaves out the same: else other members are missing.
-            if twin.container is not None or twin.domain != item.seen.domain:
+            # Of a container only a whole file will do, from where the same was left out: else other members are there.
+            if twin.container is not None or any("/" in pattern for pattern in item.domain.ignore):
                 return None
             inside = self._ledger.members(twin.path)
             if any(self._in_doubt(row) for row in inside):
