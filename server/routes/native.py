@@ -197,7 +197,8 @@ class NativeController(Controller):
         if document.container is not None:
             data = await asyncio.to_thread(room.member_file, document)
             named = f"{disposition}; filename*=utf-8''{quote(path.name, safe='')}"
-            return Response(data, media_type=kind, headers={**headers, "Content-Disposition": named})
+            # Litestar adds the charset of text itself, here but not to files.
+            return Response(data, media_type=kind.partition(";")[0], headers={**headers, "Content-Disposition": named})
         if not path.is_file() or not path.resolve().is_relative_to(room.settings.corpora.resolve()):
             raise UnknownDocument(f"{document.path} is no longer in the folder.", "Its record goes in a moment.")
         return File(path, filename=path.name, media_type=kind, content_disposition_type=disposition, headers=headers)

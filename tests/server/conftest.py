@@ -120,9 +120,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for all tests that do not stop it. Its domain `guide` is the project's own."""
     served = Served(tmp_path_factory.mktemp("served"), ENGINE__QUEUE="2", ENGINE__SEQUENCES="2", SERVER__MAX_UPLOAD_MB="2")
     shutil.copytree(ROOT / "corpora" / "guide", served.corpora / "guide")
-    served.start()
-    pages = len(list((served.corpora / "guide").glob("*.md")))
-    wait_until(lambda: sum(r["status"] == "indexed" for r in served.records()) >= pages, 90, "the guide's index")
-    yield served
-    assert served.stop() == 0
+    try:
+        served.start()
+        pages = len(list((served.corpora / "guide").glob("*.md")))
+        wait_until(lambda: sum(r["status"] == "indexed" for r in served.records()) >= pages, 90, "the guide's index")
+        yield served
+        assert served.stop() == 0
+    finally:
+        if served.process is not None:
+            served.stop(kill=True)
     assert not served.network_log.exists(), served.network_log.read_text()

@@ -139,10 +139,10 @@ def test_without_a_server_the_commands_do_the_work_themselves(tmp_path: Path) ->
 
 def test_ctrl_c_ends_an_ingest_cleanly_and_the_next_one_does_the_rest(tmp_path: Path) -> None:
     """Exit 130 and a sentence, no traceback; nothing is failed for having been interrupted."""
-    room = Served(tmp_path)
+    room = Served(tmp_path, INGEST__BATCH_CHUNKS="8")
     (room.corpora / "notes").mkdir()
     for n in range(200):
-        (room.corpora / "notes" / f"{n}.md").write_text(f"# Note {n}\n\n" + f"The number of this note is {n}. " * 60)
+        (room.corpora / "notes" / f"{n}.md").write_text(f"# Note {n}\n\nThe number of this note is {n}.\n")
     argv = [sys.executable, "-m", "server.cli", "ingest"]
     with subprocess.Popen(argv, env=room.env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         wait_until(lambda: indexed_in(room) or running.poll() is not None, 120, "the first indexed note")

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage
 from typing import Any
 
 import httpx
@@ -47,6 +48,40 @@ def test_health_and_ready(served: Served) -> None:
         ready = client.get("/ready").json()
         assert ready["ready"] is True
         assert set(ready["parts"]) == {"model", "embedder", "store", "watcher"}
+
+
+def test_ready_says_how_the_ingest_stands(served: Served) -> None:
+    """Counts and ages; never a file's name, since the call needs no key."""
+    served.save("standing/private-matter.md", "# Private\n\nNobody's business.")
+
+    def ingest() -> dict[str, Any]:
+        with served.client() as client:
+            return client.get("/ready").json()["ingest"]
+
+    settled = wait_until(lambda: (now := ingest())["waiting"] == 0 and now["reconciled_s"] is not None and now)
+    assert set(settled) == {
+        "done", "of", "failed", "elapsed_s", "left_s", "waiting", "waiting_s", "reconciled_s", "mode", "error", "unforgotten",
+    }  # fmt: skip
+    assert settled["done"] == settled["of"] >= 1
+    assert settled["waiting_s"] is None
+    assert settled["mode"] == "events"
+    assert settled["error"] is None
+    with served.client() as client:
+        assert "private" not in client.get("/ready").text
+        report = client.post("/rag/sync").json()
+        assert report["unchanged"] >= 1
+        assert (report["failed"], report["removed"], report["indexed"]) == (0, 0, 0)
+        assert ingest()["reconciled_s"] < settled["reconciled_s"] + 60
+
+
+def test_a_sync_answers_when_what_was_just_saved_can_be_asked(served: Served) -> None:
+    """Without it one would wait for the events, which come late or never on some file systems."""
+    (served.corpora / "synced").mkdir()
+    (served.corpora / "synced" / "heron.md").write_text("# Heron\n\nThe heron stands in the reeds of Lake Umbra.")
+    with served.client() as client:
+        assert client.post("/rag/sync").status_code == 200
+        found = client.post("/rag/search", json={"question": "Where does the heron stand?", "domain": "synced"}).json()["passages"]
+        assert found[0]["path"] == "synced/heron.md"
 
 
 def test_an_answer_streams_its_events_in_order(served: Served) -> None:
@@ -184,9 +219,11 @@ def test_documents_are_listed_filtered_and_paged(served: Served) -> None:
         everything = client.get("/rag/documents", params={"domain": "guide"}).json()["items"]
         paths = [item["path"] for item in everything]
         assert paths == sorted(paths)
-        assert {"id", "domain", "path", "title", "media_type", "bytes", "status", "chunks", "error", "modified_at", "indexed_at"} == set(
-            everything[0]
-        )
+        assert set(everything[0]) == {
+            "id", "domain", "path", "title", "media_type", "bytes", "status", "chunks", "error", "modified_at", "indexed_at",
+            "container", "progress",
+        }  # fmt: skip
+        assert {(item["container"], item["progress"]) for item in everything} == {(None, None)}
         seen: list[str] = []
         cursor: str | None = None
         while True:
@@ -328,8 +365,97 @@ def test_progress_is_told_as_it_happens(served: Served) -> None:
     thread.join(30)
     assert not thread.is_alive()
     stages = [data["status"] for name, data in got if name == "document" and data["path"] == "live/news.md"]
+    assert stages == sorted(stages, key=["queued", "parsing", "embedding", "indexed"].index)
     assert stages[-1] == "indexed"
     assert stages[0] in {"queued", "parsing"}
+    state = got[0][1]
+    assert state["documents"]["guide"]["indexed"] > 1
+    assert state["max_upload_mb"] == 2
+    assert {"done", "of", "failed", "left_s"} <= set(state["ingest"])
+    assert [data for name, data in got if name == "ingest"][-1]["done"] >= 1
+
+
+def test_a_long_upload_tells_its_share_and_so_does_its_record(served: Served) -> None:
+    """Created with its domain, followed through its stages with a share that only grows, replaced, deleted: all by events."""
+    got: list[dict[str, Any]] = []
+    listening = threading.Event()
+
+    def listen() -> None:
+        with served.client() as client, client.stream("GET", "/rag/events") as response:
+            for name, data in events(response):
+                listening.set()
+                if name in ("document", "removed") and data["path"] == "long/tome.md":
+                    got.append({"status": "removed", "bytes": 0, **data})
+                    if name == "removed":
+                        return
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    assert listening.wait(10)
+
+    def send(sections: int) -> dict[str, Any]:
+        tome = "".join(f"# Section {n}\n\nParagraph {n} of {sections} tells what the number {n * 7919} means.\n\n" for n in range(sections))
+        with served.client() as client:
+            response = client.post("/rag/documents", data={"domain": "long", "create": "true"}, files={"file": ("tome.md", tome.encode())})
+        assert response.status_code == 202, response.text
+        size = len(tome.encode())
+        sizes.append(size)
+        seen: list[float] = []
+
+        def done() -> bool:
+            with served.client() as client:
+                now = client.get(f"/rag/documents/{response.json()['id']}").json()
+            seen.extend([now["progress"]] if now["progress"] is not None else [])
+            return now["status"] == "indexed" and now["bytes"] == size
+
+        wait_until(done, 120, "the tome's index")
+        assert seen == sorted(seen)
+        return response.json()
+
+    sizes: list[int] = []
+    record = send(300)
+    assert send(200)["id"] == record["id"]
+    with served.client() as client:
+        assert client.delete(f"/rag/documents/{record['id']}").json()["remaining"] == 0
+    thread.join(30)
+    assert not thread.is_alive()
+    assert got[-1]["status"] == "removed"
+    for size in sizes:
+        told = [item for item in got if item["bytes"] == size]
+        stages = list(dict.fromkeys(item["status"] for item in told))  # each at its first time: the watcher may ask for a second look
+        assert [stage for stage in stages if stage != "queued"] == ["parsing", "embedding", "indexed"]
+        shares = [item["progress"] for item in told if item["status"] == "embedding" and item["progress"] is not None]
+        assert shares == sorted(shares)
+        assert any(0 < share < 1 for share in shares)
+        assert (told[-1]["status"], told[-1]["progress"]) == ("indexed", None)
+
+
+def test_an_attachment_is_served_from_its_mail_and_goes_with_it(served: Served) -> None:
+    """Its own bytes with the headers of any file; deleting it alone is refused with the way to do it."""
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "ann@example.org", "bob@example.org", "The plans"
+    mail.set_content("Dear Bob, here are the plans of the boat house.")
+    plans = b"The boat house is eleven ells long.\n"
+    mail.add_attachment(plans, maintype="text", subtype="plain", filename="pläne.txt")
+    page = b"<script>alert(1)</script><p>The door is green.</p>"
+    mail.add_attachment(page, maintype="text", subtype="html", filename="door.html")
+    letter = served.save("mails/letter.eml", mail.as_bytes())
+    inside = {r["path"]: r for r in served.records() if r["container"] == "mails/letter.eml"}
+    assert set(inside) == {"mails/letter.eml/pläne.txt", "mails/letter.eml/door.html"}
+    with served.client() as client:
+        member = inside["mails/letter.eml/pläne.txt"]
+        file = client.get(f"/rag/documents/{member['id']}/file")
+        assert file.content == plans
+        assert file.headers["content-type"] == "text/plain; charset=utf-8"
+        assert file.headers["content-disposition"] == "inline; filename*=utf-8''pl%C3%A4ne.txt"
+        assert file.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        assert file.headers["x-content-type-options"] == "nosniff"
+        door = client.get(f"/rag/documents/{inside['mails/letter.eml/door.html']['id']}/file")
+        assert door.content == page
+        assert door.headers["content-disposition"].startswith("attachment;")
+        is_problem(client.delete(f"/rag/documents/{member['id']}"), 403, "refused")
+        assert client.delete(f"/rag/documents/{letter['id']}").json()["remaining"] == 0
+        is_problem(client.get(f"/rag/documents/{member['id']}/file"), 404)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -372,6 +498,12 @@ def test_full_is_said_and_the_others_are_answered(served: Served) -> None:
 
 def test_metrics_are_prometheus_text(served: Served) -> None:
     """Each stage counts; ids in paths do not make labels."""
+    failures = 'readingroom_parse_failures_total{code="unsupported_format"}'
+    before = metric(served, failures), metric(served, "readingroom_answerable_seconds_count")
+    assert served.save("counted/picture.xyz", b"\x89")["status"] == "failed"
+    assert served.save("counted/word.md", "# Word\n\nCounted.")["status"] == "indexed"
+    assert metric(served, failures) == before[0] + 1
+    assert metric(served, "readingroom_answerable_seconds_count") > before[1]
     with served.client() as client:
         response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
@@ -379,6 +511,10 @@ def test_metrics_are_prometheus_text(served: Served) -> None:
         "readingroom_answers_total", "readingroom_searches_total", "readingroom_first_token_seconds_bucket", "readingroom_documents",
         "readingroom_chunks", "readingroom_citations_total", "readingroom_resident_bytes", "readingroom_files_total",
         "readingroom_ingest_seconds_total", 'readingroom_part_up{part="watcher"} 1.0', 'route="/rag/documents/{document_id}"',
+        "readingroom_answerable_seconds_bucket", "readingroom_ingest_waiting", "readingroom_ingest_oldest_seconds",
+        "readingroom_ingest_reconciled_seconds", "readingroom_ingest_failing 0.0", 'readingroom_watcher_mode{mode="events"} 1.0',
+        'readingroom_watcher_mode{mode="polling"} 0.0', "readingroom_parser_restarts_total", "readingroom_unforgotten_chunks",
+        'readingroom_documents{domain="guide",status="indexed"}',
     ):  # fmt: skip
         assert name in response.text, name
 
@@ -392,7 +528,8 @@ def test_the_api_is_described(served: Served) -> None:
     for call in (
         ("get", "/health"), ("get", "/ready"), ("get", "/rag/domains"), ("get", "/rag/documents"), ("post", "/rag/documents"),
         ("get", "/rag/documents/{document_id}"), ("get", "/rag/documents/{document_id}/text"), ("get", "/rag/documents/{document_id}/file"),
-        ("delete", "/rag/documents/{document_id}"), ("post", "/rag/search"), ("post", "/rag/ask"), ("get", "/rag/events"),
+        ("delete", "/rag/documents/{document_id}"), ("post", "/rag/sync"),
+        ("post", "/rag/search"), ("post", "/rag/ask"), ("get", "/rag/events"),
         ("get", "/metrics"),
     ):  # fmt: skip
         assert call in calls, call
