@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from bench import answer, ingest, machine, memory, save, search, start
+from bench import answer, embed, ingest, machine, memory, save, search, start
 from bench.figures import Part, Row, Skipped, table
 
 PARTS: dict[str, Callable[..., Part]] = {
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "memory": memory.measure,
     "answer": answer.measure,
     "search": search.measure,
+    "embed": embed.measure,
     "ingest": ingest.measure,
 }
 

@@ -1,7 +1,8 @@
 """Text to vectors, with a sentence-transformers model on this machine. The only importer of torch.
 
-Rows are unit length, so a dot product is a cosine. What is embedded (headings and text) is decided by
-`ingest/chunk.py`; where vectors go, by `rag/store.py`.
+Rows are unit length, so a dot product is a cosine. Two ways to run a model: `rag/_onnx.py` (8-bit weights, for BERT encoders, the
+default one among them) and sentence-transformers on torch, which takes any. What is embedded (headings and text) is decided
+by `ingest/chunk.py`; where vectors go, by `rag/store.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rag import models
+from rag import _onnx, models
 from rag.errors import MissingPackage, ModelUnusable
 from rag.settings import Embed
 
@@ -29,16 +30,71 @@ _BATCH = 32
 
 
 class Embedder:
-    """A loaded embedding model. Loading takes seconds (most of it importing torch). Safe to call from any thread.
+    """A loaded embedding model. Safe to call from any thread; on Linux the work has the calling thread's priority.
 
-    `dimension`: of the vectors; `max_tokens`: longest input in tokens, special ones included; `fingerprint`:
-    vectors are comparable only where it is equal. Raises `ModelUnusable` or `MissingPackage`.
+    Loading takes under a second, on torch several (importing it). `dimension`: of the vectors; `max_tokens`: longest input in
+    tokens, special ones included; `fingerprint`: vectors are comparable only where it is equal; it names the backend and its
+    precision. Raises `ModelUnusable` or `MissingPackage`.
     """
 
     def __init__(self, settings: Embed) -> None:
+        # Each caller's texts are few, and a pool of the tokenizer's own would not have the caller's priority.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        model = models.locate(settings.model, "embedder")
+        models.verify(model)
+        try:
+            self._encoder = _encoder(settings, model.path)
+        except (MissingPackage, ModelUnusable):
+            raise
+        except Exception as error:  # any of a dozen kinds, by what is wrong with the files
+            raise ModelUnusable(f"The embedding model {model.name} cannot be loaded: {error}", "Correct embed.model.") from error
+        self._settings = settings
+        self.name = model.name
+        self.max_tokens = self._encoder.max_tokens
+        self.dimension = self._encoder.dimension
+        weights = model.card.sha256[:12] if model.card else _folder_digest(model.path)[:12]
+        self.fingerprint = f"{model.name}:{weights}:{self._encoder.kind}:{settings.passage_prefix}"
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text in the model's own count, without special tokens."""
+        return [len(item.ids) for item in self._encoder.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """The characters (start, end) that each token of `text` stands for."""
+        return list(self._encoder.tokenizer.encode(text, add_special_tokens=False).offsets)
+
+    def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, dimension) float32 unit rows, in the order of `texts`. Sorts by length inside to waste no padding."""
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
+        return self._encoder.encode([self._settings.passage_prefix + text for text in texts])
+
+    def embed_query(self, text: str) -> NDArray[np.float32]:
+        """(dimension,) float32, unit length."""
+        return self._encoder.encode_one(self._settings.query_prefix + text)
+
+
+def _encoder(settings: Embed, folder: Path) -> _onnx.OnnxEncoder | _TorchEncoder:
+    """By `embed.backend`; `auto` looks at the model's files alone, so that one model always has the same fingerprint."""
+    if settings.backend == "torch":
+        return _TorchEncoder(folder, settings.threads)
+    reason = _onnx.unfit(folder)
+    if not reason:
+        return _onnx.OnnxEncoder(folder, settings.threads)
+    if settings.backend == "onnx":
+        raise ModelUnusable(f"{folder.name} cannot run on the backend onnx: {reason}.", 'Set embed.backend to "auto".')
+    log.info("%s runs on torch, the slower backend: %s", folder.name, reason)
+    return _TorchEncoder(folder, settings.threads)
+
+
+class _TorchEncoder:
+    """The counterpart of `OnnxEncoder` for any sentence-transformers model. A text's row differs by 1e-7 with its batch."""
+
+    kind = "torch-fp32"
+
+    def __init__(self, folder: Path, threads: int) -> None:
         # Nothing leaves the machine: a name that is not here must fail, not be looked up.
         os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             import torch
             from sentence_transformers import SentenceTransformer
@@ -46,42 +102,22 @@ class Embedder:
         except ImportError as error:
             raise MissingPackage(f"sentence-transformers cannot be imported: {error}.", "Run `make venv` again.") from error
         transformers_logging.disable_progress_bar()
-        model = models.locate(settings.model, "embedder")
-        models.verify(model)
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        try:
-            self._model = SentenceTransformer(str(model.path), device="cpu", local_files_only=True)
-        except Exception as error:  # any of a dozen kinds, by what is wrong with the files
-            raise ModelUnusable(f"The embedding model {model.name} cannot be loaded: {error}", "Correct embed.model.") from error
+        if threads:
+            torch.set_num_threads(threads)
         self._torch: Any = torch
+        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         self._model.eval()
-        self._settings = settings
-        self._tokenizer = _fast_tokenizer(self._model.tokenizer)
-        self.name = model.name
+        self.tokenizer = _fast_tokenizer(self._model.tokenizer)
         self.max_tokens = int(self._model.max_seq_length or 512)
-        self.dimension = len(self.embed_query("dimension"))
-        weights = model.card.sha256[:12] if model.card else _folder_digest(model.path)[:12]
-        self.fingerprint = f"{model.name}:{weights}:torch-fp32:{settings.passage_prefix}"
+        self.dimension = len(self.encode_one("dimension"))
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text in the model's own count, without special tokens."""
-        return [len(item.ids) for item in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, dimension) unit rows."""
+        return self._model.encode(list(texts), batch_size=_BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
 
-    def token_spans(self, text: str) -> list[tuple[int, int]]:
-        """The characters (start, end) that each token of `text` stands for."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
-
-    def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, dimension) float32 unit rows, in the order of `texts`. Sorts by length inside to waste no padding."""
-        if not texts:
-            return np.zeros((0, self.dimension), np.float32)
-        prefixed = [self._settings.passage_prefix + text for text in texts]
-        return self._model.encode(prefixed, batch_size=_BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
-
-    def embed_query(self, text: str) -> NDArray[np.float32]:
-        """(dimension,) float32, unit length. Skips `encode`'s bookkeeping, which costs as much as the model itself."""
-        features = self._model.preprocess([self._settings.query_prefix + text])
+    def encode_one(self, text: str) -> NDArray[np.float32]:
+        """(dimension,), unit length. Skips `encode`'s bookkeeping, which costs as much as the model itself."""
+        features = self._model.preprocess([text])
         with self._torch.inference_mode():
             row = self._model(features)["sentence_embedding"][0]
             return self._torch.nn.functional.normalize(row, dim=0).float().numpy()
