@@ -466,7 +466,9 @@ def _joins(before: Any, element: Any) -> bool:
 
 
 def _holds_prose(element: Any) -> bool:
-    return any(isinstance(child.tag, str) and _local(child) in ("p", "para", "simpara", "paragraph") for child in element)
+    """Paragraphs, and not a field that happens to be called `p`."""
+    paragraphs = [child for child in element if isinstance(child.tag, str) and _local(child) in ("p", "para", "simpara", "paragraph")]
+    return len(paragraphs) > 1 or any(len(_words(paragraph)) > 80 for paragraph in paragraphs)
 
 
 def _heading(element: Any) -> tuple[str, Any]:

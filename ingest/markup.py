@@ -314,6 +314,10 @@ _DRAWER = re.compile(r"\s*:[\w-]+:\s*\Z")
 
 
 class _Org(_Lines):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.endless: dict[str, int] = {}  # by what would end it: up to which line it was sought in vain
+
     def read(self) -> None:
         while self.at < len(self.lines):
             line = self.line(self.at)
@@ -351,12 +355,8 @@ class _Org(_Lines):
         return end
 
     def block(self, name: str) -> None:
-        close = re.compile(rf"\s*#\+END_{re.escape(name)}\s*\Z", re.IGNORECASE)
-        end = self.at + 1
-        # It does not reach over a heading: then its end is missing, and the line is a line.
-        while end < len(self.lines) and not close.match(self.line(end)) and not _STARS.match(self.line(end)):
-            end += 1
-        if not close.match(self.line(end)):
+        end = self.end_of(rf"\s*#\+END_{re.escape(name)}\s*\Z")
+        if end is None:
             self.take("markup", self.at + 1)
         elif name.lower() in ("src", "example", "export", "verse"):
             self.take("code", end + 1)
@@ -364,6 +364,21 @@ class _Org(_Lines):
             self.take("markup", end + 1)
         else:  # a quote, a note: its paragraphs are read as such
             self.take("markup", self.at + 1)
+
+    def end_of(self, pattern: str) -> int | None:
+        """The line that ends what begins here. Not beyond a heading: then the end is missing, and each line is a line."""
+        if self.at < self.endless.get(pattern, 0):
+            return None
+        closes = re.compile(pattern, re.IGNORECASE)
+        for number in range(self.at + 1, len(self.lines)):
+            if closes.match(self.line(number)):
+                return number
+            if _STARS.match(self.line(number)):
+                break
+        else:
+            number = len(self.lines)
+        self.endless[pattern] = number
+        return None
 
     def keywords(self, first: re.Match[str]) -> None:
         at_start = not self.blocks
@@ -389,10 +404,8 @@ class _Org(_Lines):
         self.at = end
 
     def drawer(self) -> None:
-        end = self.at + 1
-        while end < len(self.lines) and not re.match(r"\s*:END:\s*\Z", self.line(end), re.IGNORECASE) and not _STARS.match(self.line(end)):
-            end += 1
-        self.take("markup", end + 1 if end < len(self.lines) and not _STARS.match(self.line(end)) else self.at + 1)
+        end = self.end_of(r"\s*:END:\s*\Z")
+        self.take("markup", self.at + 1 if end is None else end + 1)
 
 
 def _org_label(title: str) -> str:

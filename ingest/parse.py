@@ -12,6 +12,8 @@ import codecs
 import dataclasses
 import importlib
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +34,7 @@ Kind = Literal["heading", "paragraph", "list_item", "table_row", "code", "front_
 class Block:
     """A span of the text: `text[start:end]`. `level` is set for headings (1 is the outermost), `page` counts from 1.
 
+    Another kind of block with a level ends the headings of that level and deeper: it stands beside them, not below.
     `label` is a heading's text without markup, or a table row's column names where the row itself lacks them.
     """
 
@@ -103,6 +106,15 @@ class Builder:
         label = " ".join(text.split()) if kind == "heading" else ""
         self._blocks.append(Block(kind, start, self._length, level, page, label))
 
+    def aside(self, text: str) -> None:
+        """Append a remark of ours that is in no block: people see it in the document's text, and it is not indexed.
+
+        For what comes after it a new page must begin, or it ends up inside a chunk.
+        """
+        glue = "\n\n" if self._parts else ""
+        self._parts.append(glue + clean(text))
+        self._length += len(self._parts[-1])
+
     def add_table(self, rows: list[list[str]], *, page: int | None = None, header: list[str] | None = None) -> None:
         """Append a table, one block a row, each carrying the column names. Without `header` the first row may be it."""
         rows = [[" ".join(cell.split()) for cell in row] for row in rows]
@@ -171,7 +183,7 @@ _READERS: dict[str, tuple[str, str]] = {
     "toml": ("data", "read_toml"),
     "xml": ("data", "read_xml"),
     "notebook": ("notebook", "read"),
-    "html": ("elements", "read_html"),
+    "html": ("html", "read"),
     "pdf": ("pdf", "read"),
     "image": ("ocr", "read"),
     "docx": ("elements", "read_docx"),
@@ -212,6 +224,8 @@ def parse(data: bytes, name: str, options: Options | None = None) -> Parsed:
     actual = magic(data)
     if reader == "doc" and data.lstrip()[:5] == b"{\\rtf":
         reader = "rtf"  # Word saves it so when told to, and opens it
+    if reader in ("doc", "ppt", "xls") and actual == "zip":
+        reader += "x"  # the new format under the old name opens in Office too
     expected = _BEGINS.get(reader)
     if expected == "zip" and actual == "ole":
         # Word and Excel wrap a password-protected file into an OLE container under the new suffix.
@@ -275,7 +289,8 @@ _META_CHARSET = re.compile(rb"<meta[^>]+charset=[\"']?\s*([a-zA-Z0-9_:.-]+)", re
 def decode(data: bytes, *, html: bool = False) -> str | None:
     """The text with `\\n` line ends, or None if the bytes are no text.
 
-    Tried in this order: byte order mark, UTF-8, an HTML page's own charset, charset-normalizer's guess, cp1252.
+    Tried in this order: byte order mark, UTF-16 and 32 by their zeros, ISO-2022-JP by its escapes, UTF-8, what the file says of
+    itself (HTML, XML, a line of Python or Emacs), and what its bytes look like (`_decode_legacy`).
     """
     text = _decode(data, html)
     if text is None:
@@ -297,28 +312,120 @@ def _decode(data: bytes, html: bool) -> str | None:
             return data.decode(encoding, errors="replace")
     sample = data[:100_000]
     if b"\0" in sample:
-        # UTF-16 without its mark: Latin text has a zero in every other byte.
-        for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-            if sample[offset::2].count(0) > 0.3 * len(sample) / 2 and not sample[1 - offset :: 2].count(0):
-                return data.decode(encoding, errors="replace")
-        return None
+        return _decode_wide(data, sample)
+    if b"\x1b$" in sample:
+        try:
+            return data.decode("iso2022_jp_2")
+        except UnicodeDecodeError:
+            pass
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         # A file cut in the middle of a character is still UTF-8.
         if error.start >= len(data) - 3 and len(data) > 16:
             return data.decode("utf-8", errors="replace")
-    if html and (found := _META_CHARSET.search(data[:4096])):
+    head = data[:4096]
+    if found := (_META_CHARSET.search(head) if html else None) or _XML_ENCODING.match(head) or _CODING_LINE.match(head):
         try:
             return data.decode(found[1].decode("ascii"), errors="replace")
-        except (LookupError, UnicodeDecodeError):
-            pass
-    from charset_normalizer import from_bytes
+        except (LookupError, ValueError):
+            pass  # no such encoding, or one that is not for files (`idna`)
+    return _decode_legacy(data)
 
-    best = from_bytes(data[:200_000]).best()
-    if best is not None:
+
+_XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*\bencoding=[\"']([a-zA-Z0-9_.:-]+)")
+_CODING_LINE = re.compile(rb"(?:[^\n]*\n)?[^\n]*?#[^\n]*?\bcoding[:=][ \t]*([a-zA-Z0-9_.-]+)")  # PEP 263
+
+
+def _decode_wide(data: bytes, sample: bytes) -> str | None:
+    """UTF-32 or UTF-16 without a mark. The right byte order gives blanks, line ends or frequent characters. None: binary."""
+    best: tuple[float, str] | None = None
+    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         try:
-            return data.decode(best.encoding)
-        except (LookupError, UnicodeDecodeError):
-            pass
-    return data.decode("cp1252", errors="replace")
+            text = codecs.getincrementaldecoder(encoding)().decode(sample)
+        except UnicodeDecodeError:
+            continue
+        kinds = Counter(map(unicodedata.category, text))
+        strange = kinds["Cn"] + kinds["Co"] + kinds["Cs"] + len(_UNWANTED.findall(text)) - text.count("\r")
+        known = sum(c.isascii() or _is_frequent(c, "cp932") or _is_frequent(c, "gb18030") for c in text[:2000]) / max(len(text[:2000]), 1)
+        if text and "\0" not in text and strange <= 0.02 * len(text) and known > 0.02 and (best is None or known > best[0]):
+            best = (known, encoding)
+    return data.decode(best[1], errors="replace") if best else None
+
+
+# Of each encoding, the letters most frequent in its languages (of one byte), or where its standard has the frequent
+# characters: the lead bytes of its first level in the given charset. In this order where two are equally likely: all
+# Korean syllables have the bytes of frequent Chinese characters, but no Chinese text has only such bytes.
+_FREQUENT: dict[str, str | tuple[str, int, int]] = {
+    "cp949": ("euc_kr", 0xB0, 0xC8), "cp932": ("euc_jp", 0xB0, 0xCF), "euc_jp": ("euc_jp", 0xB0, 0xCF),
+    "gb18030": ("gb2312", 0xB0, 0xD7), "big5": ("big5", 0xA4, 0xC6),
+    "cp1255": "\u05d9\u05d5\u05d4\u05dc\u05d0\u05e8\u05ea\u05d1\u05e9\u05de\u05e0\u05d3\u05dd\u05df\u05e2\u05db\u05d7",
+    "cp1251": "\u043e\u0435\u0430\u0438\u043d\u0442\u0441\u0440\u0432\u043b\u043a\u043c\u0434\u043f\u0443",
+    "koi8_r": "\u043e\u0435\u0430\u0438\u043d\u0442\u0441\u0440\u0432\u043b\u043a\u043c\u0434\u043f\u0443",
+    "cp1253": "\u03b1\u03bf\u03b9\u03b5\u03c4\u03c3\u03bd\u03b7\u03c5\u03c1\u03c0\u03ba\u03bc\u03bb\u03c2",
+    "cp1256": "\u0627\u0644\u064a\u0645\u0646\u0648\u0629\u0631\u062a\u0628\u0633\u062f\u0639",
+}  # fmt: skip
+# What Polish looks like in cp1252: signs inside words (but `cm` and a small 3 is no word).
+_SIGNS_IN_WORDS = re.compile(
+    "[^\\W\\d_]{3}[\u00b3\u00b9\u00bf\u00a3\u00a5\u00b6\u00b1\u00bc\u00a6\u00ac]|[\u00b3\u00b9\u00b6\u00b1\u00bc\u00a6\u00ac][^\\W\\d_]{2}"
+)
+_TYPOGRAPHIC = re.compile(rb"[\x80\x82\x84\x85\x91-\x97\x99\xa0-\xbf]")  # quotes, dashes, signs of cp1252
+
+
+def _decode_legacy(data: bytes) -> str:
+    """One of the encodings before Unicode, by what the words with high bytes are like.
+
+    In a Western text such words are mostly ASCII letters. Otherwise that encoding wins in which most of the text is made of
+    frequent characters. charset-normalizer is asked where none does: it takes French for cp1257, and a note of 12
+    bytes in Hebrew, KOI8-R or EUC-JP for something else (measured with 3.5).
+    """
+    sample = data[:20_000]
+    signs = len(_TYPOGRAPHIC.findall(sample))
+    words = [word for word in re.findall(rb"[A-Za-z\x80-\xff]+", sample) if re.search(rb"[\x80-\xff]", _TYPOGRAPHIC.sub(b"", word))]
+    mixed = [word for word in words if re.search(rb"[A-Za-z]", word)]
+    high = sum(len(re.findall(rb"[\x80-\xff]", word)) for word in mixed)
+    leads = sum(0x81 <= byte <= 0x9F for byte in sample)  # of Shift-JIS; in cp1252 they are signs, and seldom
+    if not words or (len(mixed) >= 0.5 * len(words) and sum(map(len, mixed)) >= 1.5 * high and leads < 0.5 * (high + signs)):
+        encoding = "cp1252"
+        if len(_SIGNS_IN_WORDS.findall(sample.decode(encoding, errors="replace"))) >= 0.08 * (high + signs) > 0:
+            encoding = "cp1250" if re.search(rb"[\x8c\x8f\x9c\x9f\xa5\xb9]", sample) else "iso8859_2"
+        return data.decode(encoding, errors="replace")
+    likeness, encoding = max(((_likeness(sample, one), one) for one in _FREQUENT), key=lambda pair: pair[0])
+    if likeness <= 0.5:
+        from charset_normalizer import from_bytes
+
+        best = from_bytes(sample).best()
+        encoding = best.encoding if best is not None else "cp1252"
+    return data.decode(encoding, errors="replace")
+
+
+def _likeness(sample: bytes, encoding: str) -> float:
+    """The share of frequent characters beyond ASCII; 0 where a byte cannot be. A capital that ends a word counts against it."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        if not isinstance(_FREQUENT[encoding], str):
+            return 0.0
+        text = sample.decode(encoding, errors="replace")  # of one byte: a code page has gaps
+    beyond = [c for c in text if not c.isascii() and not c.isspace()]
+    frequent = sum(_is_frequent(c, encoding) for c in beyond)
+    wrong = len(re.findall(r"(?<=[\u03b1-\u03c9\u0430-\u044f])[\u0391-\u03a9\u0410-\u042f]", text)) + text.count("\ufffd")
+    share = (frequent - wrong) / max(len(beyond), 1)
+    return share * 0.9 if encoding in _JAPANESE and not re.search("[\u3041-\u30ff]", text) else share
+
+
+_JAPANESE = ("cp932", "euc_jp")  # without kana there is no Japanese sentence
+
+
+def _is_frequent(c: str, encoding: str) -> bool:
+    frequent = _FREQUENT[encoding]
+    if isinstance(frequent, str):
+        return c.lower() in frequent
+    if "\u3000" <= c <= "\u30ff" or "\uff01" <= c <= "\uff5e":  # punctuation, kana; full width
+        return encoding in _JAPANESE or not "\u3041" <= c <= "\u30ff"
+    charset, first, last = frequent
+    try:
+        raw = c.encode(charset)
+    except UnicodeEncodeError:
+        return False
+    return len(raw) == 2 and first <= raw[0] <= last

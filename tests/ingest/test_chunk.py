@@ -54,9 +54,9 @@ def test_any_document_is_cut_into_whole_spans_within_the_budget(items, tokens):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text("# -`|>\n\t ab1.", max_size=600))
-def test_any_markdown_is_cut_into_whole_spans_within_the_budget(text):
-    check(parse(text.encode(), "a.md"), 16)
+@given(st.text("# -`|>\n\t ab1.", max_size=600), st.sampled_from(["a.md", "a.rst", "a.org", "a.py", "a.yaml"]))
+def test_any_markup_is_cut_into_whole_spans_within_the_budget(text, name):
+    check(parse(text.encode(), name), 16)
 
 
 def test_the_real_tokenizer_keeps_the_same_promises(shared, embedder):
@@ -97,6 +97,37 @@ def test_code_that_fits_stays_whole():
     code = "```\n" + "x = 1\n\n" * 20 + "```"
     done = cut(parse(f"# A\n\n{'word ' * 150}\n\n{code}\n".encode(), "a.md"))
     assert any(c.text == code for c in done.chunks)
+
+
+def test_code_that_fits_only_without_its_heading_is_not_cut():
+    code = "```\n" + "x = 1\n\n" * 63 + "```"
+    done = cut(parse(f"# A rather long heading of the code below\n\n{code}\n".encode(), "a.md"))
+    assert [(c.text == code, c.heading) for c in done.chunks] == [(False, done.chunks[0].heading), (True, done.chunks[0].heading)]
+    assert done.embed_texts[1].startswith("A rather long heading of the code below\n```")
+
+
+def test_code_beyond_the_budget_is_cut_at_blank_lines_or_else_at_lines():
+    blocks = "".join(f"    a_{i} = f(x).y  # one. two.\n    b_{i} = 2\n\n" for i in range(30))
+    done = cut(parse(f"def long():\n{blocks}".encode(), "a.py"), 60)
+    assert len(done.chunks) > 5
+    assert all(c.text.startswith(("def long", "a_")) and c.text.splitlines()[-1].lstrip().startswith("b_") for c in done.chunks)
+    lines = "".join(f"call_{i}(x). y  # one. two.\n" for i in range(60))
+    done = cut(parse(f"```\n{lines}```\n".encode(), "a.md"), 60)
+    assert all(c.text.startswith(("```", "call_")) and c.text.endswith(("two.", "```")) for c in done.chunks)
+
+
+def test_a_block_with_a_level_ends_the_headings_it_stands_beside():
+    builder = Builder()
+    for kind, text, level in [
+        ("heading", "class A", 1), ("heading", "def f", 2), ("code", "return 1", None), ("code", "x = 1", 2), ("code", "y = 1", None),
+        ("code", "z = 1", 1),
+    ]:  # fmt: skip
+        builder.add(kind, text, level=level)
+    assert [(c.text, c.heading) for c in cut(builder.build(None)).chunks] == [
+        ("class A\n\ndef f\n\nreturn 1", ("class A", "def f")),
+        ("x = 1\n\ny = 1", ("class A",)),
+        ("z = 1", ()),
+    ]
 
 
 def test_a_table_that_is_cut_keeps_its_column_names_in_the_heading_path():

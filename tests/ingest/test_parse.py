@@ -108,6 +108,39 @@ def test_a_table_without_header_keeps_its_first_row():
     assert parse(b"a\tb,c\n1\t2\n", "a.tsv").text == "a: 1; b,c: 2"
 
 
+def test_column_names_over_two_lines_are_joined():
+    table = 'Category,People,Result,\n,,Accuracy,Time\nBlind,5,"34%, n=1",1199\nLow,2,9%,17\n'
+    assert parse(table.encode(), "a.csv").text == (
+        "Category: Blind; People: 5; Result Accuracy: 34%, n=1; Result Time: 1199\n"
+        "Category: Low; People: 2; Result Accuracy: 9%; Result Time: 17"
+    )
+
+
+def test_a_list_of_lines_is_not_split_at_its_commas():
+    assert parse(b"Ann, the first\nBob\nCid\nDan, again\nEve\n", "a.csv").text == "Ann, the first\nBob\nCid\nDan, again\nEve"
+
+
+def test_real_tables_in_all_dialects_have_their_columns(shared):
+    folder = shared / "files/unstructured"
+
+    def row(name: str, number: int) -> str:
+        return kinds(parse((folder / name).read_bytes(), name))[number][1]
+
+    for name in ("stanley-cups.csv", "stanley-cups-utf-16.csv", "stanley-cups.tsv", "stanley-cups-with-emoji.tsv"):
+        assert row(name, 0) == "Stanley Cups"
+        assert row(name, 3) == "Team: Maple Leafs; Location: TOR; Stanley Cups: 13"
+    assert row("csv-with-line-delimiter.csv", 1) == "col1: d; col2: e; col3: f"
+    assert row("table-semicolon-delimiter.csv", 1) == "Year: 2023; Month: 2; Revenue: 143,1; Costs: -814,38"
+    assert row("csv-with-escaped-commas.csv", 1) == "A; A; A; A,A; A"
+    assert row("single-column.csv", 0) == "Lorem, ipsum"
+    assert row("table-multi-row-column-cells-actual.csv", 0).endswith(
+        "Results Accuracy: 34.5%, n=1; Results Time to complete: 1199 sec, n=1"
+    )
+    assert row("csv-with-long-lines.csv", 0).startswith(
+        "SpearmanCorrelationCoefficient: 1Freq CD161CD8TfrequencyUnstim; 1Freq CD161CD8TfrequencyUnstim: "
+    )
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "cp1252"])
 def test_text_in_common_encodings_is_decoded(encoding):
     text = "Die Gr\u00f6\u00dfe der T\u00fcr ist f\u00fcr sch\u00f6ne M\u00f6bel \u00fcblich, sagte er und \u00f6ffnete sie m\u00fchsam."
