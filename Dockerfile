@@ -26,8 +26,10 @@ COPY server server
 RUN pip install --no-deps --force-reinstall .
 
 FROM python:3.12-slim-bookworm
-# libgomp1: llama.cpp and PyTorch compute with OpenMP.
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
+# libgomp1: llama.cpp and PyTorch compute with OpenMP. tesseract reads pictures and scanned pages, English ones as it comes.
+# More languages, or LibreOffice for old Office files: --build-arg PROGRAMS="tesseract-ocr-deu libreoffice-writer-nogui".
+ARG PROGRAMS=""
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 tesseract-ocr ${PROGRAMS} && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 1000 --create-home readingroom \
  && install -d -o readingroom -g readingroom /data /corpora
 COPY --from=build /opt/readingroom /opt/readingroom
