@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 
 from ingest import pipeline as module
 from ingest import programs, reading
+from ingest.ingester import Ingester
 from ingest.members import Entry
 from ingest.parse import Parsed
 from ingest.pipeline import Removed
+from ingest.watch import Watcher
 from rag.errors import Refused, UnknownDocument
 from rag.records import Document, Failure
 from tests.conftest import wait_until
@@ -616,3 +620,54 @@ def test_the_real_model_and_store_find_what_was_indexed(tmp_path, embedder):
     assert rig.ledger.text(found[0].document_id)[found[0].start : found[0].end] == found[0].text
     wait_until(lambda: rig.pipeline.waiting == 0)
     close_rig(rig)
+
+
+def test_the_share_that_is_done_is_told_while_a_long_document_is_read_and_embedded(rig, monkeypatch):
+    """At most a few times a second; afterwards nothing is left of it."""
+    rig.write("guide/a.md", "\n".join(f"# {i}\n\ntext {i}\n" for i in range(200)))
+    monkeypatch.setattr(module, "_TELL_S", 0.0)
+    read = rig.sandbox.read
+
+    def slowly(path, *args, on_step, **options):
+        for page in (1, 2):
+            on_step("", page, 4)
+        yield from read(path, *args, on_step=on_step, **options)
+
+    monkeypatch.setattr(rig.sandbox, "read", slowly)
+    sync(rig)
+    told = [(d.status, d.progress) for d in rig.progress if isinstance(d, Document) and d.progress is not None]
+    assert told[:2] == [("parsing", 0.25), ("parsing", 0.5)]
+    shares = [share for status, share in told if status == "embedding"]
+    assert len(shares) > 3
+    assert shares == sorted(shares)
+    assert rig.progress[-1].progress is None
+    assert rig.pipeline.progress == {}
+    rig.progress.clear()
+    monkeypatch.setattr(module, "_TELL_S", 60.0)
+    rig.write("guide/b.md", "\n".join(f"# {i}\n\nother text {i}\n" for i in range(200)))
+    sync(rig)
+    assert len([d for d in rig.progress if isinstance(d, Document) and d.progress is not None]) <= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_reading_and_embedding_give_way_to_whoever_asks(rig):
+    """Lowest priority on the threads of ingest, and the usual one on all others."""
+    niceness = {}
+    embed, read = rig.embedder.embed_passages, rig.sandbox.read
+
+    def note(what, call):
+        def noted(*args, **options):
+            niceness[what] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return call(*args, **options)
+
+        return noted
+
+    rig.embedder.embed_passages, rig.sandbox.read = note("embed", embed), note("read", read)
+    rig.write("guide/a.md", PAGE)
+    watcher = Watcher(rig.corpora, rig.settings.ingest)
+    ingester = Ingester(rig.pipeline, watcher, rig.settings.ingest)
+    ingester.start()
+    assert ingester.wait_idle(30)
+    ingester.stop()
+    assert niceness == {"embed": 19, "read": 19}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
