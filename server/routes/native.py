@@ -197,8 +197,7 @@ class NativeController(Controller):
         if document.container is not None:
             data = await asyncio.to_thread(room.member_file, document)
             named = f"{disposition}; filename*=utf-8''{quote(path.name, safe='')}"
-            # Litestar adds the charset of text itself, here but not to files.
-            return Response(data, media_type=kind.partition(";")[0], headers={**headers, "Content-Disposition": named})
+            return Response(data, media_type=kind, headers={**headers, "Content-Disposition": named})
         if not path.is_file() or not path.resolve().is_relative_to(room.settings.corpora.resolve()):
             raise UnknownDocument(f"{document.path} is no longer in the folder.", "Its record goes in a moment.")
         return File(path, filename=path.name, media_type=kind, content_disposition_type=disposition, headers=headers)
@@ -263,7 +262,8 @@ def _shown_as(name: str) -> tuple[str, Literal["inline", "attachment"], dict[str
     shown = kind in _INLINE
     plain = not shown and kind.startswith("text/") and kind != "text/html"
     headers = {} if kind == "application/pdf" else {"Content-Security-Policy": "sandbox; default-src 'none'"}
-    return "text/plain; charset=utf-8" if plain else kind, "inline" if shown or plain else "attachment", headers
+    # Litestar adds the charset to every kind of text.
+    return "text/plain" if plain else kind, "inline" if shown or plain else "attachment", headers
 
 
 def _known(room: ReadingRoom, document_id: str) -> Document:

@@ -258,6 +258,7 @@ def test_a_document_lives_from_upload_to_receipt(served: Served) -> None:
         original = client.get(f"/rag/documents/{record['id']}/file")
         assert original.content == text.encode()
         assert original.headers["x-content-type-options"] == "nosniff"
+        assert original.headers["content-type"] == "text/plain; charset=utf-8"
 
         again = client.post(
             "/rag/documents", data={"domain": "life"}, files={"file": ("light house é.md", b"The keeper is called Ann Bellweather.")}
