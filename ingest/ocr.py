@@ -33,7 +33,7 @@ MAX_PIXELS = 25_000_000
 _MAX_DECODED = 150_000_000  # pixels of a file; three bytes each while it is decoded, and more is a bomb or a map
 _MAX_FRAMES = 2_000  # pages of a TIFF
 
-PAGE_TIMEOUT_S = 30.0
+PAGE_TIMEOUT_S = 25.0
 """For one page, turning it included, so less than `ingest.parse_timeout_s`; a dense A4 page takes 2 to 8 s on one core."""
 _DOCUMENT_S = 1_500.0  # for one document: some 400 pages; less than `ingest.parse_longest_s`, so that what was read is kept
 

@@ -77,8 +77,9 @@ def test_short_boxes_side_by_side_follow_the_file_only_if_it_keeps_them_apart():
 
 
 def test_a_list_with_its_marks_set_apart_is_no_table_and_no_column():
-    boxes = [box for i in range(4) for box in (segment("•", 0, 700 - 14 * i), segment(f"point {i} of the list", 25, 700 - 14 * i))]
-    assert texts(arrange(boxes)) == [f"• point {i} of the list" for i in range(4)]
+    rows = [("•", f"Point {i} of the list", "Said in words") for i in range(4)]
+    boxes = [segment(cell, x, 700 - 14 * i) for i, row in enumerate(rows) for x, cell in zip((0, 25, 300), row, strict=True)]
+    assert texts(arrange(boxes)) == [" ".join(row) for row in rows]
 
 
 def test_wrapped_prose_in_columns_is_no_table():
