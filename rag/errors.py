@@ -6,7 +6,8 @@
     ├── Refused (403)               OutsideCorpora, UnsafeBinding
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
-    └── Broken (500)                ModelUnusable (503), StoreBroken, MissingPackage, CannotListen
+    └── Broken (500)                ModelUnusable (503), StoreBroken, StoreFull (507), MissingPackage,
+                                 CannotListen
 
 `status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
 its own code. Raised, never printed and swallowed.
@@ -144,6 +145,12 @@ class StoreBroken(Broken):
     """The vector store cannot be opened or answered with an error."""
 
     code, title = "store_broken", "The index cannot be used"
+
+
+class StoreFull(Broken):
+    """The disk has too little room for the index to be written; `limit` is the bytes that must be free."""
+
+    code, status, title = "store_full", 507, "The disk is full"
 
 
 class MissingPackage(Broken):

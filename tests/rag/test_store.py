@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rag.embed import Embedder
-from rag.errors import StoreLocked
+from rag.errors import StoreBroken, StoreFull, StoreLocked
 from rag.store import EdgeStore
 from tests.conftest import chunk, document
 
@@ -91,7 +93,6 @@ def test_what_was_written_is_there_after_a_restart(store: EdgeStore, embedder: E
         assert again.count() == 4
     finally:
         again.close()
-    store._shard = EdgeStore(tmp_path / "store2", embedder.dimension, embedder.fingerprint)._shard
 
 
 def test_a_second_owner_is_refused_with_the_remedy(store: EdgeStore, embedder: Embedder, tmp_path: Path) -> None:
@@ -112,11 +113,143 @@ def test_vectors_of_another_model_are_not_kept(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_damaged_store_is_set_aside(tmp_path: Path) -> None:
-    """Its bytes are kept for whoever wants to look, and an empty one takes its place."""
+def test_a_store_of_another_layout_is_rebuilt(tmp_path: Path) -> None:
+    """Version 1 kept its files in `shard`, with a log; its vectors are made again."""
+    (tmp_path / "s" / "shard").mkdir(parents=True)
+    (tmp_path / "s" / "shard" / "wal").write_text("deleted text")
     EdgeStore(tmp_path / "s", 4, "m").close()
-    (tmp_path / "s" / "shard" / "edge_config.json").write_text("{")
-    store = EdgeStore(tmp_path / "s", 4, "m")
-    assert store.count() == 0
-    assert list((tmp_path / "s").glob("broken-*"))
+    assert not (tmp_path / "s" / "shard").exists()
+
+
+def filled(folder: Path) -> EdgeStore:
+    """A store with 300 points, which are enough for a sample to mean something."""
+    store = EdgeStore(folder, 8, "m")
+    one = document("a/one.txt", 300)
+    rows = np.random.default_rng(1).standard_normal((300, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    store.upsert(one, [chunk(one, f"word{i} passage", i) for i in range(300)], rows)
+    return store
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(1).bytes(path.stat().st_size))
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("segment.json", zero),
+        ("mutable_id_tracker.mappings", cut),
+        ("mutable_id_tracker.mappings", folder),  # opens, and cannot be flushed
+        ("chunk_0.mmap", cut),  # SIGBUS
+        ("chunk_0.mmap", zero),  # opens without complaint
+        ("page_0.dat", garbage),
+        ("tracker.dat", garbage),  # opens, and cannot be written
+        ("edge_config.json", garbage),
+    ],
+)
+def test_a_crash_that_damaged_the_files_is_not_repeated(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
+    """They are examined in another process first: a cut file kills whoever reads it. Then the store works, with what could
+    be read or empty; what it lacks the pipeline sees from its counts."""
+    filled(tmp_path / "s").close()
+    (tmp_path / "s" / "open").touch()
+    for path in list((tmp_path / "s").glob(f"shard-*/**/{name}")):
+        damage(path)
+    store = EdgeStore(tmp_path / "s", 8, "m")
+    try:
+        one = document("a/one.txt")
+        assert store.count() == len(store.chunk_ids(one.id)) == store.documents().get(one.id, 0)
+        store.upsert(one, [chunk(one, "still works")], np.eye(1, 8, dtype=np.float32))
+        assert store.search(np.eye(1, 8, dtype=np.float32)[0], "works")[0].text == "still works"
+    finally:
+        store.close()
+
+
+def test_a_damaged_store_is_set_aside_until_something_is_forgotten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its bytes are kept for whoever wants to look, an empty one takes its place and says so; deleted text may be in there."""
+    store = filled(tmp_path / "s")
     store.close()
+    for path in (tmp_path / "s").glob("shard-*/**/segment.json"):
+        path.write_text("{")
+    store = EdgeStore(tmp_path / "s", 8, "m")
+    assert store.count() == 0
+    assert "rebuilt from the folder" in caplog.text
+    assert any((tmp_path / "s" / "broken").iterdir())
+    one = document("a/one.txt")
+    store.upsert(one, [chunk(one, "x")], np.eye(1, 8, dtype=np.float32))
+    store.delete_document(one.id)
+    store.close()
+    assert not (tmp_path / "s" / "broken").exists()
+
+
+@pytest.mark.parametrize("damage", [cut, zero, garbage, folder, Path.unlink])
+def test_without_the_file_that_names_the_shard_it_is_rebuilt(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """And nothing of the old one stays behind."""
+    filled(tmp_path / "s").close()
+    damage(tmp_path / "s" / "current")
+    store = EdgeStore(tmp_path / "s", 8, "m")
+    assert store.count() == 0
+    assert len(list((tmp_path / "s").glob("shard*"))) == 1
+    store.close()
+    again = EdgeStore(tmp_path / "s", 8, "m")
+    assert len(list((tmp_path / "s").glob("shard*"))) == 1
+    again.close()
+
+
+def test_a_shard_whose_creation_was_cut_short_is_removed(tmp_path: Path) -> None:
+    """It counts only once `current` names it."""
+    for inside in ("edge_config.json", "segments/x/segment.json"):
+        path = tmp_path / "s" / f"shard-{len(inside)}" / inside
+        path.parent.mkdir(parents=True)
+        path.touch()
+    EdgeStore(tmp_path / "s", 8, "m").close()
+    assert len(list((tmp_path / "s").glob("shard-*"))) == 1
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    """No crash, and nothing is deleted."""
+    (tmp_path / "s").write_text("not a folder")
+    with pytest.raises(StoreBroken) as caught:
+        EdgeStore(tmp_path / "s", 8, "m")
+    assert "permissions" in caught.value.remedy
+    assert (tmp_path / "s").read_text() == "not a folder"
+
+
+def test_a_full_disk_refuses_writes_and_still_deletes(tmp_path: Path) -> None:
+    """A real small disk: without the check Qdrant's maps run into its end, and the process dies of SIGBUS."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=180m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        store = EdgeStore(disk / "s", 8, "m")
+        one = document("a/one.txt")
+        texts = iter(range(10**9))
+
+        def fill() -> None:
+            while True:
+                some = [chunk(one, f"{next(texts)} " + os.urandom(2000).hex()) for _ in range(256)]
+                store.upsert(one, some, np.tile(np.eye(1, 8, dtype=np.float32), (256, 1)))
+
+        with pytest.raises(StoreFull) as caught:
+            fill()
+        assert caught.value.limit
+        there = store.count()
+        assert there > 0
+        assert store.delete_document(one.id) == there
+        store.close()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
