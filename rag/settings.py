@@ -74,7 +74,7 @@ class Embed:
     model: str = "all-MiniLM-L6-v2"
     """A name from `rag/models.py`, a folder, or a sentence-transformers name that is on this machine."""
     backend: str = "auto"
-    """What runs it: `onnx` (8-bit weights, BERT encoders), `torch` (any model, slower), or `auto`: onnx where the model's files allow it."""
+    """Runs it: `onnx` (8-bit weights, BERT encoders), `torch` (any model, slower), or `auto`: onnx where the model's files allow it."""
     threads: int = 0
     """CPU threads; 0 is all cores."""
     query_prefix: str = ""
