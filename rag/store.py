@@ -74,7 +74,7 @@ delete, and not so often that rewriting takes more than a tenth of the time."""
 _AT_CLOSE_S = 8.0
 """How long `close` may take for forgetting; a container gets 10 s to stop. What is left over is done after the next start."""
 _AT_CLOSE_HERE = 2000
-"""Up to so many points `close` forgets without a copy and another process, in 0.1 s (nothing else wants Python's lock then)."""
+"""Up to so many points `close` forgets without a copy and another process: nothing else wants Python's lock then."""
 
 _ROOM, _ROOM_TO_DELETE = 128 << 20, 16 << 20
 """Bytes that must be free on the disk before points are written, and before they are deleted. Qdrant writes through memory
