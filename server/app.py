@@ -139,7 +139,7 @@ class ReadingRoom:
 
         assert self.ledger is not None and self.store is not None and self.embedder is not None
         limits = self.settings.ingest
-        self.sandbox = Sandbox(limits)
+        self.sandbox = Sandbox(limits, self.settings.data_dir / "scratch", spare=True)
         self.pipeline = Pipeline(self.settings, self.ledger, self.store, self.embedder, self.sandbox, self._progress)
         if watch:
             self.ingester = Ingester(self.pipeline, Watcher(self.settings.corpora, limits), limits, quiet=self._tidy)
@@ -239,7 +239,7 @@ class ReadingRoom:
             mode=state.mode if state else "none",
             error=self._ingest_error(state.error if state else None),
             parser_restarts=self.sandbox.restarts if self.sandbox is not None else 0,
-            unforgotten=getattr(self.store, "unforgotten", 0),
+            unforgotten=self.store.unforgotten if self.store is not None else 0,
         )
 
     def _ingest_error(self, error: Exception | None) -> Failure | None:
