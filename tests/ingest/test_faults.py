@@ -32,11 +32,11 @@ def die_and_recover(folder: Path, scenario: str, sample: int, moments: int = 0) 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_at_a_write_the_next_start_mends_it(tmp_path, scenario):
-    """Five points of each scenario, spread from its first write to its last; all of them at night."""
-    deaths = die_and_recover(tmp_path, scenario, 5)
-    assert len(deaths) == 5
+    """Three points of each scenario, its first write and its last among them; all of them at night."""
+    deaths = die_and_recover(tmp_path, scenario, 3)
+    assert len(deaths) == 3
     # Two threads write, so a run may be a few points shorter than the one that was counted.
-    assert sum(death["reached"] for death in deaths) >= 4
+    assert sum(death["reached"] for death in deaths) >= 2
 
 
 @pytest.mark.nightly
