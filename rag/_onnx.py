@@ -77,9 +77,13 @@ class OnnxEncoder:
     kind = "onnx-int8"
 
     def __init__(self, folder: Path, threads: int) -> None:
+        # ONNX Runtime reports to its makers on Linux and macOS too (1.32) unless this is set before the import.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
             import onnxruntime
             from tokenizers import Tokenizer
+
+            onnxruntime.disable_telemetry_events()
 
             encoder = folder / _json(folder / "modules.json")[0]["path"]
             config = _json(encoder / "config.json")

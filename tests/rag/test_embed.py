@@ -174,6 +174,15 @@ def test_the_default_model_needs_no_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_onnx_runtime_is_told_to_report_nothing_before_it_is_imported() -> None:
+    """Its own switch, which it reads once: nothing leaves the machine."""
+    code = "import os, sys; from rag import embed; from rag.settings import Embed; assert 'onnxruntime' not in sys.modules"
+    code += "; embed.Embedder(Embed()); import onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 def make(folder: Path, *, pooling: dict[str, Any], change: Callable[[dict[str, Any]], None] = lambda config: None) -> Path:
     """A small BERT with random weights in the layout of sentence-transformers."""
     config = {
