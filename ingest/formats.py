@@ -62,6 +62,7 @@ FORMATS: dict[str, Format] = {
     ".yml": Format("application/yaml", "yaml"),
     ".toml": Format("application/toml", "toml"),
     ".png": Format("image/png", "image"),
+    ".gif": Format("image/gif", "image"),
     ".jpg": Format("image/jpeg", "image"),
     ".jpeg": Format("image/jpeg", "image"),
     ".tif": Format("image/tiff", "image"),
@@ -81,7 +82,7 @@ UNKNOWN_MEDIA_TYPE = "application/octet-stream"
 # What the message of `unsupported_format` names; source code has too many suffixes to list.
 NAMED = (
     "md, txt, rst, org, html, pdf, docx, doc, odt, rtf, pptx, ppt, xlsx, xls, csv, tsv, epub, eml, msg, mbox, ipynb, json, jsonl, "
-    "yaml, toml, xml, png, jpg, tiff, zip and source code"
+    "yaml, toml, xml, png, gif, jpg, tiff, zip and source code"
 )
 
 

@@ -182,7 +182,7 @@ class Ingester:
 
     def _sync(self, changes: Collection[Path] | None) -> Report:
         report = self.pipeline.sync(changes)
-        if changes is None:
+        if changes is None and report.looked:
             self._reconciled = time.monotonic()
         return report
 
@@ -230,9 +230,13 @@ class Ingester:
         try:
             ran = self._serve()
             changes = self.watcher.take(0.0)
+            if changes:
+                late = {path for path in changes if self.pipeline.under_way(path)}
+                self._later |= late
+                changes -= late
             if changes is None:
                 self._rescan = True
-            elif len(changes) + len(self._later) > _FEW or any(_is_large(path) for path in changes):
+            elif len(changes) > _FEW or any(_is_large(path) for path in changes):
                 self._later |= changes
             elif changes:
                 self._later |= set(self.pipeline.sync(changes).changing)

@@ -74,6 +74,12 @@ MIGRATIONS = (
     ALTER TABLE documents ADD COLUMN tried_at REAL;
     CREATE INDEX documents_container ON documents (container) WHERE container IS NOT NULL;
     CREATE INDEX documents_failed ON documents (error_code) WHERE error_code IS NOT NULL;
+    CREATE TABLE stash (
+        embedder TEXT NOT NULL,
+        embed_hash TEXT NOT NULL,
+        vector BLOB NOT NULL,
+        PRIMARY KEY (embedder, embed_hash)
+    ) STRICT, WITHOUT ROWID;
     CREATE INDEX documents_inode ON documents (inode);
     """,
 )
@@ -340,21 +346,44 @@ class Ledger:
         )
         return _row(found[0]) if found else None
 
-    def chunks_by_hash(self, embed_hashes: Collection[str], fingerprint: str) -> dict[str, str]:
-        """embed_hash -> the id of a chunk whose stored vector has it, of documents of that fingerprint."""
+    def chunks_by_hash(self, embed_hashes: Collection[str], embedder: str) -> dict[str, str]:
+        """embed_hash -> the id of a chunk whose stored vector has it, made by the embedder of that fingerprint."""
         found: dict[str, str] = {}
         wanted = list(embed_hashes)
         for i in range(0, len(wanted), 500):
             part = wanted[i : i + 500]
             rows = self._read(
                 "SELECT embed_hash, chunks.id FROM chunks JOIN documents ON documents.id = document_id "
-                f"WHERE embed_hash IN ({','.join('?' * len(part))}) AND clean AND fingerprint = ?",
-                (*part, fingerprint),
+                f"WHERE embed_hash IN ({','.join('?' * len(part))}) AND clean AND instr(fingerprint, ?)",
+                (*part, embedder),
             )
             found.update(rows)
         return found
 
+    def stashed(self, embed_hashes: Collection[str], embedder: str) -> dict[str, bytes]:
+        """embed_hash -> a vector that `stash` kept."""
+        if not self._read("SELECT 1 FROM stash LIMIT 1"):
+            return {}
+        found: dict[str, bytes] = {}
+        wanted = list(embed_hashes)
+        for i in range(0, len(wanted), 500):
+            part = wanted[i : i + 500]
+            sql = f"SELECT embed_hash, vector FROM stash WHERE embedder = ? AND embed_hash IN ({','.join('?' * len(part))})"
+            found.update(self._read(sql, (embedder, *part)))
+        return found
+
     # What the pipeline writes
+
+    def stash(self, vectors: dict[str, bytes], embedder: str) -> None:
+        """Keep vectors (embed_hash -> float32 bytes) of a long document that is not finished: a crash must not cost an hour."""
+        with self.write() as db:
+            db.executemany("INSERT OR IGNORE INTO stash VALUES (?, ?, ?)", [(embedder, *item) for item in vectors.items()])
+
+    def drop_stash(self) -> None:
+        """Forget what `stash` kept."""
+        if self._read("SELECT 1 FROM stash LIMIT 1"):
+            with self.write() as db:
+                db.execute("DELETE FROM stash")
 
     def queue(self, documents: Iterable[tuple[Document, Stamp]]) -> None:
         """Note that files wait. Of a document that is there already only the status changes: it stays findable."""

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 # Chunks embedded at a time: one batch of the model and at most a second's work of 2 cores; then somebody who waits is served.
 _SLICE = 32
+# Of a batch that takes longer, a document of hundreds of pages, the vectors are kept every so many chunks (about 20 s).
+_STASH = 16 * _SLICE
 # What may pass without the file changing, and after how many seconds it is tried again: a lock, a package being installed;
 # a machine that was short of time or memory. After the last of them the file is left alone until its bytes change.
 RETRIES: dict[str, tuple[float, ...]] = {
@@ -61,7 +63,7 @@ class Stores(Protocol):
     def vectors(self, chunk_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]: ...
     def chunk_ids(self, document_id: str) -> set[str]: ...
     def delete_chunks(self, chunk_ids: Collection[str]) -> None: ...
-    def delete_document(self, document_id: str) -> int: ...
+    def delete_documents(self, document_ids: Collection[str]) -> int: ...
     def count(self, domain: str | None = None, document_id: str | None = None) -> int: ...
     def documents(self) -> dict[str, int]: ...
 
@@ -98,6 +100,8 @@ class Report:
     removed: int = 0
     changing: list[Path] = field(default_factory=list)
     """Files that changed each time they were read; they need another `sync`."""
+    looked: bool = True
+    """False if the watched folder was not there."""
 
 
 class _CannotReread(Exception):
@@ -134,6 +138,8 @@ class Pipeline:
         self.between: Callable[[], bool] = lambda: False
         """Called about every second of work. May raise `Interrupted`; may call `sync` with a few paths, or `remove`: then
         it returns True."""
+        self.forgetting: Callable[[], object] = lambda: None
+        """Called when something that documents said is no longer in the index: who has a copy of it must let it go."""
         self._recipe = Recipe(settings.ingest, embedder)
         self.counters: Counter[str] = Counter()
         """files_indexed, files_failed, files_removed, files_unchanged, chunks_embedded, chunks_reused, chunks_kept."""
@@ -144,6 +150,7 @@ class Pipeline:
         self.progress: dict[str, float] = {}
         """Document id -> the share of its present stage that is done, 0..1, while it is parsed or embedded."""
         self._told: dict[str, float] = {}
+        self._under_way: set[str] = set()
         self._started = time.time()
         self._depth = 0
         self._pauses = 0
@@ -161,6 +168,7 @@ class Pipeline:
         if not corpora.is_dir():
             # An unmounted disk is not an empty folder: forgetting everything for it would cost hours.
             log.error("the watched folder %s is not there; the index stays as it is", corpora)
+            report.looked = False
             return report
         self._depth += 1
         try:
@@ -180,6 +188,10 @@ class Pipeline:
         finally:
             self._depth -= 1
         return report
+
+    def under_way(self, path: Path) -> bool:
+        """Whether the running sync has still to finish that file: if it changed since, it is read again then."""
+        return os.path.relpath(path, self._settings.corpora).replace(os.sep, "/") in self._under_way
 
     def due(self) -> set[Path]:
         """Files to be tried again now, because what they failed for may have passed."""
@@ -219,6 +231,7 @@ class Pipeline:
 
     def tidy(self) -> None:
         """What is done when the folder is quiet: what documents said before they changed leaves the ledger's files."""
+        self._ledger.drop_stash()
         self._ledger.scrub()
         self._ledger.drop_set_aside()
 
@@ -255,8 +268,8 @@ class Pipeline:
         stored = {id: count for id, count in self._store.documents().items() if count} if changes is None else None
         if stored is not None:
             # What the ledger does not know is what a lost ledger or a crash left behind.
-            for id in stored.keys() - {row.id for row in rows.values()}:
-                self._store.delete_document(id)
+            if strangers := stored.keys() - {row.id for row in rows.values()}:
+                self._store.delete_documents(strangers)
         named_files = set(scopes)
         # A member is read with the file that it lies in, so that is what its state puts in doubt.
         doubtful = {row.container for row in rows.values() if row.container and self._in_doubt(row, stored)}
@@ -312,6 +325,7 @@ class Pipeline:
         batch: list[Work] = []
         size = 0
         self.waiting += len(items)
+        self._under_way |= {item.seen.path for item in items}
         taken = 0
         try:
             with closing(self._works(items)) as works:
@@ -335,6 +349,7 @@ class Pipeline:
                 batch = []
         finally:
             self.waiting -= len(items) - taken + _files(batch)
+            self._under_way -= {item.seen.path for item in items}
         return again
 
     def _works(self, items: list[Item]) -> Generator[Work | None]:
@@ -392,15 +407,16 @@ class Pipeline:
         had_chunks = [work.item.id for work in batch if (row := work.item.row) is not None and (row.chunks or not row.clean)]
         if had_chunks:
             self._ledger.mark(had_chunks, "embedding", unclean=True)
-            for id in had_chunks:
-                self._store.delete_document(id)
+            self._store.delete_documents(had_chunks)
+            self.forgetting()
         with self._timed("ledger"), self._ledger.write():
             for work in batch:
                 self._commit(work, self._document(work.item, "failed", work))
         for work in batch:
             report.failed += 1
             row = work.item.row
-            if row is not None and work.failure and (row.error_code, row.error_message) == (work.failure.code, work.failure.message):
+            same = row is not None and work.failure and (row.error_code, row.error_message) == (work.failure.code, work.failure.message)
+            if same and not work.item.queued:
                 continue  # still unreadable: no news
             self.counters["files_failed"] += 1
             log.warning("%s: %s", work.item.seen.path, work.failure.message if work.failure else "failed")
@@ -440,6 +456,8 @@ class Pipeline:
         with self._timed("store"):
             self._write(documents, write, vectors)
             self._store.delete_chunks(stale)
+        if stale:
+            self.forgetting()
         with self._timed("ledger"), self._ledger.write():
             for work in batch:
                 self._commit(work, documents[work.item.id])
@@ -453,11 +471,13 @@ class Pipeline:
         """embed_hash -> vector for all chunks to write: from the store where it has one, else from the embedder."""
         wanted = {chunk.embed_hash for chunks in write.values() for chunk in chunks}
         with self._timed("ledger"):
-            known = self._ledger.chunks_by_hash(wanted, self._recipe.base)
+            known = self._ledger.chunks_by_hash(wanted, self._embedder.fingerprint)
         with self._timed("store"):
             stored = self._store.vectors(list(known.values())) if known else {}
         vectors = {digest: stored[id] for digest, id in known.items() if id in stored}
         vectors |= {digest: vector for digest, vector in self._spare.items() if digest in wanted}
+        stashed = self._ledger.stashed(wanted - vectors.keys(), self._embedder.fingerprint)
+        vectors |= {digest: np.frombuffer(data, np.float32) for digest, data in stashed.items()}
         self.counters["chunks_reused"] += len(vectors)
         missing: dict[str, str] = {}
         for work in batch:
@@ -484,6 +504,11 @@ class Pipeline:
                 rows = self._embedder.embed_passages([missing[digest] for digest in part])
             vectors.update(zip(part, rows, strict=True))
             self.counters["chunks_embedded"] += len(part)
+            done = i + len(part)
+            if done % _STASH == 0 and done < len(digests):
+                with self._timed("ledger"):
+                    made = {digest: vectors[digest].astype(np.float32).tobytes() for digest in digests[done - _STASH : done]}
+                    self._ledger.stash(made, self._embedder.fingerprint)
         return vectors
 
     def _write(self, documents: dict[str, Document], write: dict[str, list[Chunk]], vectors: dict[str, NDArray[np.float32]]) -> None:
@@ -540,8 +565,9 @@ class Pipeline:
     def _erase(self, rows: list[Row]) -> int:
         ids = [row.id for row in rows]
         self._ledger.mark_deleting(ids)
-        vectors = sum(self._store.delete_document(id) for id in ids)
+        vectors = self._store.delete_documents(ids)
         self._ledger.delete(ids)
+        self.forgetting()
         for row in rows:
             self.counters["files_removed"] += 1
             self._on_progress(Removed(row.id, row.domain, row.path))
@@ -570,6 +596,7 @@ class Pipeline:
         for work in batch:
             self.progress.pop(work.item.id, None)
             self._told.pop(work.item.id, None)
+            self._under_way.discard(work.item.seen.path)
 
     def _title(self, item: Item, work: Work | None) -> str:
         if work is None:

@@ -141,6 +141,8 @@ class ReadingRoom:
         limits = self.settings.ingest
         self.sandbox = Sandbox(limits, self.settings.data_dir / "scratch", spare=True)
         self.pipeline = Pipeline(self.settings, self.ledger, self.store, self.embedder, self.sandbox, self._progress)
+        # What a document said before it was changed or deleted must not live on in the model's prefix cache.
+        self.pipeline.forgetting = self.engine.erase
         if watch:
             self.ingester = Ingester(self.pipeline, Watcher(self.settings.corpora, limits), limits, quiet=self._tidy)
             self.ingester.start()
@@ -172,8 +174,6 @@ class ReadingRoom:
                 self.metrics.answerable.observe(max(0.0, time.time() - saved) if saved > self._began else seconds)
         else:
             self.broadcast.publish("removed", change, key=change.id)
-            # What a deleted document said must not live on in the model's prefix cache.
-            self.engine.erase()
         bulk, now = self.activity.bulk, time.monotonic()
         if now - self._told >= _BULK_SECONDS or not bulk.waiting:
             self._told = now

@@ -16,7 +16,7 @@ from ingest import pipeline as module
 from ingest import programs, reading
 from ingest.ingester import Ingester
 from ingest.members import Entry
-from ingest.parse import Parsed
+from ingest.parse import Block, Parsed
 from ingest.pipeline import Removed
 from ingest.watch import Watcher
 from rag.errors import Refused, UnknownDocument
@@ -106,6 +106,47 @@ def test_a_rename_or_move_needs_neither_parser_nor_embedder(rig, monkeypatch, bo
     assert rig.statuses() == {"other/deep/b.md": "indexed", "guide/renamed.txt": "indexed"}
     assert rig.document("other/deep/b.md").title == "Tea"
     assert rig.document("guide/renamed.txt").title == "renamed"
+
+
+def test_a_renamed_picture_is_not_read_again_though_its_recipe_names_more(rig, monkeypatch):
+    """The languages of its domain and tesseract are part of what a picture's text is made by, not of its vectors."""
+    monkeypatch.setattr(programs, "available", lambda: ("tesseract",))
+    rig.write("guide/a.png", b"\x89PNG\r\n\x1a\n")
+    monkeypatch.setattr(
+        rig.sandbox, "read", lambda *_, **__: iter([Entry("", 8, None, Parsed("words", (Block("paragraph", 0, 5),), None))])
+    )
+    sync(rig)
+    rig.embedder.embedded.clear()
+    os.rename(rig.corpora / "guide/a.png", rig.corpora / "guide/b.png")
+    monkeypatch.setattr(rig.sandbox, "read", lambda *_, **__: pytest.fail("it was read"))
+    sync(rig)
+    assert rig.statuses() == {"guide/b.png": "indexed"}
+    assert rig.embedder.embedded == []
+
+
+def test_a_crash_in_a_long_document_does_not_cost_what_was_embedded(tmp_path, monkeypatch):
+    """The vectors of a book are kept as they come, and gone when it is finished."""
+    monkeypatch.setattr(module, "_STASH", 2 * module._SLICE)
+    rig = build_rig(tmp_path)
+    rig.write("guide/book.md", "\n".join(f"# {i}\n\nThis is chapter {i}.\n" for i in range(300)))
+    embed, calls = rig.embedder.embed_passages, []
+
+    def fail(texts):
+        calls.append(1)
+        if len(calls) == 6:
+            raise Crash
+        return embed(texts)
+
+    rig.embedder.embed_passages = fail
+    with pytest.raises(Crash):
+        rig.pipeline.sync(None)
+    close_rig(rig)
+    rig = build_rig(tmp_path)
+    sync(rig)
+    assert len(rig.embedder.embedded) == 300 - 4 * module._SLICE
+    rig.pipeline.tidy()
+    assert rig.ledger.stashed([k.embed_hash for k in rig.ledger.chunks(rig.document("guide/book.md").id)], "hash-1") == {}
+    close_rig(rig)
 
 
 def test_a_copy_shares_vectors_and_outlives_its_original(rig):
@@ -435,7 +476,7 @@ class Crash(BaseException):
 
 FAULTS = [
     ("ledger", "queue"), ("ledger", "mark"), ("store", "upsert_many"), ("store", "delete_chunks"), ("ledger", "commit"),
-    ("ledger", "mark_deleting"), ("store", "delete_document"), ("ledger", "delete"), ("embedder", "embed_passages"),
+    ("ledger", "mark_deleting"), ("store", "delete_documents"), ("ledger", "delete"), ("embedder", "embed_passages"),
 ]  # fmt: skip
 
 
@@ -571,6 +612,19 @@ def test_a_delete_leaves_nothing_of_the_document_and_says_so(rig):
     assert rig.progress[-1].id == document.id
     with pytest.raises(UnknownDocument):
         rig.pipeline.remove(document.id)
+
+
+def test_whoever_has_a_copy_of_what_is_gone_is_told(rig):
+    """On an edit, a failure and a delete; not when something new comes."""
+    told = []
+    rig.pipeline.forgetting = lambda: told.append(1)
+    for content, expected in [(PAGE, 0), (PAGE.replace("eighty", "ninety"), 1), (b"\0\1\2" * 50, 2), (PAGE, 2), (None, 3)]:
+        if content is None:
+            (rig.corpora / "guide/a.md").unlink()
+        else:
+            rig.write("guide/a.md", content)
+        sync(rig)
+        assert len(told) == expected
 
 
 def test_a_file_deleted_by_hand_leaves_no_text_in_the_ledger_either(rig):
