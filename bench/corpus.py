@@ -67,17 +67,29 @@ def _packed(paragraphs: Iterable[str], size: int) -> Iterator[str]:
         yield "\n\n".join(held)
 
 
-def prose(size: int) -> Iterator[str]:
-    """Endless different Markdown texts of about `size` characters each: chapters of a book, else the guide's pages."""
+def prose(size: int, first: int = 0) -> Iterator[str]:
+    """Endless different Markdown texts of about `size` characters each: chapters of a book, else the guide's pages.
+
+    The book is gone through again and again; what begins with another turn (`first`), a thousand on, shares no passage with these.
+    """
     try:
         texts = list(archive("rust-book"))
     except Skipped:
         texts = [page.read_text(encoding="utf-8") for page in sorted(GUIDE.glob("*.md"))]
     paragraphs = [part for text in texts for part in re.split(r"\n\s*\n", text) if part.strip()]
-    for turn in itertools.count():
-        # From the second turn on, each paragraph says which, so that no passage was embedded before.
-        said = paragraphs if not turn else [f"{part}\n({turn}. edition)" for part in paragraphs]
+    for turn in itertools.count(first):
+        # From the second turn on, each paragraph says which, so that no passage was embedded before; headings stay headings.
+        said = [part if not turn or part.startswith("#") else f"{part}\n({turn}. edition)" for part in paragraphs]
         yield from (piece for piece in _packed(said, size) if len(piece) > size * 0.8)
+
+
+# A page of print, in characters.
+_PAGE = 3000
+
+
+def book(pages: int, first: int = 0) -> str:
+    """One Markdown text of that many pages of `prose`, with its headings."""
+    return "\n\n".join(itertools.islice(prose(_PAGE, first), pages))
 
 
 _PARAGRAPHS = 12

@@ -45,20 +45,20 @@ def measure(*, quick: bool) -> Part:
             there = sum(domain["chunks"] for domain in served.client.get("/rag/domains").json()["items"])
             if there != chunks:
                 raise RuntimeError(f"the server has {there} chunks, not {chunks}")
-            started = _resident(served.pid)
+            started = resident(served.pid)
             for question in asked:
                 served.search(question)
                 for _ in served.ask(question, max_tokens=64):
                     pass
-            after_questions = _resident(served.pid)
+            after_questions = resident(served.pid)
             for i, text in enumerate(itertools.islice(corpus.prose(10_000), 10)):
                 (served.corpora / "docs" / f"later-{i}.md").write_text(text, encoding="utf-8")
             deadline = time.monotonic() + 60
             while not (parser := _children(served.pid)) and time.monotonic() < deadline:
                 time.sleep(0.05)
             served.wait_indexed(documents + 10)
-            after_files, peak = _resident(served.pid), _status(served.pid, "VmHWM")
-            parser_mb = max((_resident(pid) for pid in parser), default=0.0)
+            after_files, highest = resident(served.pid), peak(served.pid)
+            parser_mb = max((resident(pid) for pid in parser), default=0.0)
             caps = [cap for pid in parser if (cap := _address_space_mb(pid))]
             if not re.search(r'readingroom_file_chunks_total\{vector="embedded"\} [1-9]', served.client.get("/metrics").text):
                 raise RuntimeError("the later files were not embedded")
@@ -68,7 +68,7 @@ def measure(*, quick: bool) -> Part:
         "started_mb": round(started),
         "after_questions_mb": round(after_questions),
         "after_files_mb": round(after_files),
-        "peak_mb": round(peak),
+        "peak_mb": round(highest),
         "parser_mb": round(parser_mb),
         "parser_cap_mb": round(caps[0]) if caps else None,
         "parsers": len(parser),
@@ -77,7 +77,7 @@ def measure(*, quick: bool) -> Part:
         plain(f"resident, {chunks:,} chunks, at rest", started, "MB", digits=0),
         at_most(f"resident, {chunks:,} chunks, after questions", after_questions, _LIMIT_MB, "MB", digits=0),
         at_most("resident, after ten more files", after_files, _LIMIT_MB, "MB", digits=0),
-        plain("peak", peak, "MB", digits=0),
+        plain("peak", highest, "MB", digits=0),
         Row("parser's process, resident", f"{parser_mb:.0f} MB", "capped", bool(caps) if parser else None),
     ]
     cap = f"its address space is capped at {caps[0]:.0f} MB" if caps else "no cap was found on it"
@@ -123,8 +123,14 @@ def _status(pid: int, field: str) -> float:
     return 0.0
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
+    """Resident memory of a process in MB. Linux only."""
     return _status(pid, "VmRSS")
+
+
+def peak(pid: int) -> float:
+    """The most that it ever had, in MB. Linux only."""
+    return _status(pid, "VmHWM")
 
 
 def _children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A real `readingroom serve` in its own process, in a folder of its own, and a client of it.
+"""A real `readingroom serve` in its own process, in a folder of its own, and a client of it. `Searching` asks it all the while.
 
 Only the process that was started here is ever stopped. Settings of the environment and of the working directory are kept
 from it, so that the defaults are measured.
@@ -6,13 +6,16 @@ from it, so that the defaults are measured.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ COMMAND = [sys.executable, "-m", "server.cli"]
 
 # A first start makes the Q8_0 copy of the model and imports torch; on a busy machine that has taken 40 s.
 _READY_S = 180.0
+_OPEN = {"queued", "parsing", "embedding"}
 
 
 def environment() -> dict[str, str]:
@@ -103,14 +107,60 @@ class Served:
         """Wait until that many documents are indexed and none is on its way. Raises `RuntimeError`."""
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
-            counts: dict[str, int] = {}
-            for domain in self.client.get("/rag/domains").json()["items"]:
-                for status, n in domain["documents"].items():
-                    counts[status] = counts.get(status, 0) + n
-            if counts.get("indexed", 0) >= documents and not counts.keys() & {"queued", "parsing", "embedding"}:
+            counts = self.counts()
+            if counts.get("indexed", 0) >= documents and not counts.keys() & _OPEN:
                 return
             time.sleep(0.2)
         raise RuntimeError(f"after {seconds:.0f} s the documents were: {counts}\n{self.log()}")
+
+    def wait_quiet(self, seconds: float = 600.0) -> None:
+        """Wait until no document is on its way and nothing waits. Raises `RuntimeError`.
+
+        What was written to the folder this very moment may not be known yet: wait for its record first.
+        """
+
+        def quiet() -> bool:
+            return not self.metrics("readingroom_ingest_waiting")[""] and not self.counts().keys() & _OPEN
+
+        self.until(quiet, seconds, "the server was not quiet", 0.1)
+
+    def counts(self, domain: str | None = None) -> dict[str, int]:
+        """Documents by status, of all domains or of one; without the statuses that none has."""
+        found: dict[str, int] = {}
+        for item in self.client.get("/rag/domains").json()["items"]:
+            if domain in (None, item["name"]):
+                for status, n in item["documents"].items():
+                    if n:
+                        found[status] = found.get(status, 0) + n
+        return found
+
+    def gone_through(self) -> bool:
+        """Whether the whole folder was looked at since the start."""
+        return bool(self.metrics("readingroom_ingest_reconciled_seconds"))
+
+    def until(self, holds: Callable[[], object], seconds: float, otherwise: str, every: float) -> float:
+        """Ask again and again until it holds; the clock of that moment. Raises `RuntimeError` with the end of the log."""
+        deadline = time.perf_counter() + seconds
+        while not holds():
+            if time.perf_counter() > deadline:
+                raise RuntimeError(f"{otherwise} within {seconds:.0f} s:\n{self.log()}")
+            time.sleep(every)
+        return time.perf_counter()
+
+    def documents(self, **where: Any) -> list[dict[str, Any]]:
+        """The records of `GET /rag/documents`, its first thousand."""
+        response = self.client.get("/rag/documents", params={"limit": 1000, **where})
+        response.raise_for_status()
+        return list(response.json()["items"])
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """The samples of one metric, by the value of its label (an empty string if it has none)."""
+        text = self.client.get("/metrics").text
+        return {label or "": float(value) for label, value in re.findall(rf'^{name}(?:{{\w+="([^"]*)"}})? (\S+)$', text, re.M)}
+
+    def embedded(self) -> int:
+        """Chunks that went through the embedder since the start."""
+        return round(self.metrics("readingroom_file_chunks_total").get("embedded", 0.0))
 
     def search(self, question: str, **more: Any) -> list[dict[str, Any]]:
         """Passages, best first."""
@@ -128,3 +178,37 @@ class Served:
                     name, now = line[7:], time.perf_counter()
                 elif line.startswith("data: "):
                     yield now, name, json.loads(line[6:])
+
+
+class Searching:
+    """Searches one question after another, `every` so many seconds, while the `with` block runs: `ms` are the times of all so far."""
+
+    def __init__(self, served: Served, questions: Sequence[str], every: float) -> None:
+        self._url, self._questions, self._every = str(served.client.base_url), questions, every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._error: Exception | None = None
+        self.ms: list[float] = []
+
+    def __enter__(self) -> Searching:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(130)
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            with httpx.Client(base_url=self._url, timeout=120, trust_env=False) as client:
+                for question in itertools.cycle(self._questions):
+                    asked = time.perf_counter()
+                    client.post("/rag/search", json={"question": question}).raise_for_status()
+                    took = time.perf_counter() - asked
+                    self.ms.append(1000 * took)
+                    if self._stop.wait(max(0.0, self._every - took)):
+                        return
+        except Exception as error:  # it belongs to whoever measures
+            self._error = error

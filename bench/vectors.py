@@ -32,10 +32,16 @@ def perturbed(real: NDArray[np.float32], count: int, seed: int = 7) -> NDArray[n
 
 
 class StandIn:
-    """An `Embedder` to the pipeline (same fingerprint, same tokenizer) that returns `perturbed` rows of `real` and keeps the texts."""
+    """An `Embedder` to the pipeline (same fingerprint, same tokenizer) that returns `perturbed` rows of `real`.
 
-    def __init__(self, embedder: Embedder, real: NDArray[np.float32]) -> None:
+    It keeps the texts, unless `keep` is false: where memory is measured.
+    """
+
+    def __init__(self, embedder: Embedder, real: NDArray[np.float32], *, keep: bool = True) -> None:
         self._real = real
+        self._keep = keep
+        self.count = 0
+        """Texts embedded so far."""
         self.texts: list[str] = []
         self.fingerprint = embedder.fingerprint
         self.max_tokens = embedder.max_tokens
@@ -44,6 +50,8 @@ class StandIn:
 
     def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, dimension) unit rows that have nothing to do with the texts."""
-        seed = len(self.texts)
-        self.texts += texts
+        seed = self.count
+        self.count += len(texts)
+        if self._keep:
+            self.texts += texts
         return perturbed(self._real, len(self._real) + len(texts), seed)[len(self._real) :]

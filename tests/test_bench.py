@@ -14,7 +14,7 @@ import pytest
 from bench import corpus, run
 from bench.answer import Timing, _decode_ratios, _first_ratios
 from bench.figures import Part, Row, Skipped, at_least, at_most, percentile, plain, summary, table
-from bench.save import _with_marker
+from bench.save import with_marker
 from bench.vectors import perturbed
 
 
@@ -83,7 +83,7 @@ def test_a_percentile_of_nothing_is_an_error(values: list[float], p: float) -> N
 
 def test_a_summary_is_rounded_and_counts() -> None:
     """What goes into the JSON line."""
-    assert summary([1.23456, 2.0, 3.0], 2) == {"n": 3, "p50": 2.0, "p95": 2.9, "min": 1.23, "max": 3.0}
+    assert summary([1.23456, 2.0, 3.0], 2) == {"n": 3, "p50": 2.0, "p95": 2.9, "p99": 2.98, "min": 1.23, "max": 3.0}
 
 
 def test_a_target_is_judged_on_the_unrounded_value() -> None:
@@ -141,7 +141,7 @@ def test_prose_never_repeats_a_passage() -> None:
 def test_the_marker_stands_outside_code() -> None:
     """In the middle, as a paragraph of its own."""
     text = "one\n\n```\ntwo\n\nthree\n```\n\nfour"
-    paragraphs = _with_marker(text, "MARK").split("\n\n")
+    paragraphs = with_marker(text, "MARK").split("\n\n")
     assert paragraphs in (["one", "MARK", "```\ntwo", "three\n```", "four"], ["one", "```\ntwo", "three\n```", "MARK", "four"])
 
 
