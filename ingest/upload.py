@@ -19,6 +19,16 @@ from rag.errors import InvalidInput, OutsideCorpora
 _LONGEST_NAME = 200
 
 
+_PARTIAL = ".upload-"
+
+
+def sweep(corpora: Path) -> None:
+    """Delete what uploads left behind that a crash cut short. Only for who has the data directory, before it takes uploads."""
+    for partial in corpora.glob(f"*/{_PARTIAL}*.part"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def safe_name(filename: str) -> str:
     """The name under which an upload may be stored, in Unicode's composed form.
 
@@ -52,7 +62,7 @@ def place(corpora: Path, domain: str, filename: str, parts: Iterable[bytes], *, 
         raise OutsideCorpora(f"{domain}/{name} is a link.", "Remove the link first.")
     if target.is_dir():
         raise InvalidInput(f"{domain}/{name} is a folder.", "Choose another file name.")
-    partial = folder / f".upload-{uuid.uuid4().hex}.part"
+    partial = folder / f"{_PARTIAL}{uuid.uuid4().hex}.part"
     written = 0
     try:
         with open(partial, "xb") as file:

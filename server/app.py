@@ -135,8 +135,10 @@ class ReadingRoom:
         from ingest.ingester import Ingester
         from ingest.pipeline import Pipeline
         from ingest.sandbox import Sandbox
+        from ingest.upload import sweep
         from ingest.watch import Watcher
 
+        sweep(self.settings.corpora)
         assert self.ledger is not None and self.store is not None and self.embedder is not None
         limits = self.settings.ingest
         self.sandbox = Sandbox(limits, self.settings.data_dir / "scratch", spare=True)

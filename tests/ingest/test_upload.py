@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingest.upload import place
+from ingest.upload import place, sweep
 from rag.errors import InvalidInput, OutsideCorpora, UnknownDomain
 
 
@@ -63,3 +63,13 @@ def test_an_upload_that_breaks_off_or_grows_too_large_leaves_nothing(corpora):
     with pytest.raises(InvalidInput):
         place(corpora, "d", "a.md", [b"x" * 100] * 100, max_bytes=5000)
     assert list((corpora / "d").iterdir()) == []
+
+
+def test_what_a_crashed_upload_left_is_swept_at_the_next_start(tmp_path):
+    """And nothing else: not a file of that name in a folder of somebody's, not a hidden file of another program."""
+    kept = [tmp_path / "guide" / name for name in ("a.md", ".hidden.part", "sub/.upload-1.part")]
+    (tmp_path / "guide/sub").mkdir(parents=True)
+    for path in [*kept, tmp_path / "guide/.upload-0f.part"]:
+        path.write_text("half of it")
+    sweep(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
