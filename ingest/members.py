@@ -2,7 +2,7 @@
 
 `walk` gives the file itself and then, depth first, what lies in it; `extract` gives the bytes of one of them. Number, depth
 and total size are bounded before anything is unpacked, and each read again while it happens. Runs in the parser process
-(`ingest/child.py`); the readers that find members are `ingest/mail.py` and `ingest/archive.py`.
+(`ingest/child.py`); the readers that find members are `ingest/readers/mail.py` and `ingest/readers/archive.py`.
 """
 
 from __future__ import annotations

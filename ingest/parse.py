@@ -2,7 +2,7 @@
 
 Runs in the parser process (`ingest/child.py`), one file at a time. Here: which reader a file gets, what its
 first bytes say against its suffix, how text is decoded, and the `Builder` that the readers write to. The readers are
-the modules that `_READERS` names, one a family of formats. Not here: limits (`ingest/sandbox.py`), what lies inside
+the modules of `ingest/readers/`, named by `_READERS`. Not here: limits (`ingest/sandbox.py`), what lies inside
 an archive or a mail (`ingest/members.py`), and chunks.
 """
 
@@ -250,7 +250,7 @@ def parse(data: bytes, name: str, options: Options | None = None) -> Parsed:
 
 def _reader(name: str) -> Callable[[Any, Options], Parsed]:
     module, function = _READERS[name]
-    return getattr(importlib.import_module(f"ingest.{module}"), function)
+    return getattr(importlib.import_module(f"ingest.readers.{module}"), function)
 
 
 def too_much_text() -> ParseFailed:
@@ -267,7 +267,8 @@ def _wrong_content(name: str, actual: str | None) -> ParseFailed:
 
 _MAGIC = (
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"), (b"\x89PNG\r\n", "image"),
-    (b"\xff\xd8\xff", "image"), (b"II*\0", "image"), (b"MM\0*", "image"), (b"GIF87a", "image"), (b"GIF89a", "image"), (b"\x7fELF", "program"), (b"\x1f\x8b\x08", "archive"),
+    (b"\xff\xd8\xff", "image"), (b"II*\0", "image"), (b"MM\0*", "image"), (b"GIF87a", "image"), (b"GIF89a", "image"),
+    (b"\x7fELF", "program"), (b"\x1f\x8b\x08", "archive"),
     (b"7z\xbc\xaf", "archive"), (b"Rar!\x1a", "archive"), (b"BZh", "archive"), (b"\xfd7zXZ", "archive"), (b"SQLite format 3\0", "database"),
 )  # fmt: skip
 _SPOKEN = {

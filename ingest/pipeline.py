@@ -266,10 +266,9 @@ class Pipeline:
                 seen.update((found.path, found) for found in folder.look(path))
                 rows.update(self._ledger.rows(path))
         stored = {id: count for id, count in self._store.documents().items() if count} if changes is None else None
-        if stored is not None:
+        if stored is not None and (strangers := stored.keys() - {row.id for row in rows.values()}):
             # What the ledger does not know is what a lost ledger or a crash left behind.
-            if strangers := stored.keys() - {row.id for row in rows.values()}:
-                self._store.delete_documents(strangers)
+            self._store.delete_documents(strangers)
         named_files = set(scopes)
         # A member is read with the file that it lies in, so that is what its state puts in doubt.
         doubtful = {row.container for row in rows.values() if row.container and self._in_doubt(row, stored)}
