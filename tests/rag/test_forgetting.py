@@ -56,7 +56,12 @@ def marks(number: int) -> dict[str, bytes]:
 
 def found(folder: Path, needles: dict[str, bytes]) -> set[str]:
     """Which of the needles are in any file of the folder."""
-    contents = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    while True:
+        try:
+            contents = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+            break
+        except FileNotFoundError:
+            continue  # a rewriting has just taken the old files away: look at the new ones
     return {name for name, needle in needles.items() if any(needle in content for content in contents)}
 
 
