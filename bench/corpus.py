@@ -76,10 +76,11 @@ def prose(size: int, first: int = 0) -> Iterator[str]:
         texts = list(archive("rust-book"))
     except Skipped:
         texts = [page.read_text(encoding="utf-8") for page in sorted(GUIDE.glob("*.md"))]
-    paragraphs = [part for text in texts for part in re.split(r"\n\s*\n", text) if part.strip()]
+    paragraphs = [part.strip() for text in texts for part in re.split(r"\n\s*\n", text) if part.strip()]
     for turn in itertools.count(first):
-        # From the second turn on, each paragraph says which, so that no passage was embedded before; headings stay headings.
-        said = [part if not turn or part.startswith("#") else f"{part}\n({turn}. edition)" for part in paragraphs]
+        # From the second turn on, each paragraph says which, so that no passage was embedded before (and at its end, which
+        # `_packed` must not cut off); headings stay headings.
+        said = [part if not turn or part.startswith("#") else f"{part[: 2 * size - 20]}\n({turn}. edition)" for part in paragraphs]
         yield from (piece for piece in _packed(said, size) if len(piece) > size * 0.8)
 
 

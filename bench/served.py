@@ -108,8 +108,11 @@ class Served:
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
             counts = self.counts()
-            if counts.get("indexed", 0) >= documents and not counts.keys() & _OPEN:
-                return
+            if not counts.keys() & _OPEN and counts.get("indexed", 0) + counts.get("failed", 0) >= documents:
+                if counts.get("indexed", 0) >= documents:
+                    return
+                failed = [(item["path"], item["error"]["code"]) for item in self.documents(status="failed")]
+                raise RuntimeError(f"{len(failed)} documents failed: {failed[:5]}\n{self.log()}")
             time.sleep(0.2)
         raise RuntimeError(f"after {seconds:.0f} s the documents were: {counts}\n{self.log()}")
 

@@ -15,6 +15,7 @@ from bench import corpus, run
 from bench.answer import Timing, _decode_ratios, _first_ratios
 from bench.figures import Part, Row, Skipped, at_least, at_most, percentile, plain, summary, table
 from bench.save import with_marker
+from bench.scale import rates_by_tenth
 from bench.vectors import perturbed
 
 
@@ -64,6 +65,22 @@ def test_a_skipped_or_broken_part_does_not_stop_the_others(monkeypatch: pytest.M
     assert "- a: skipped, needs real texts." in out
     monkeypatch.setattr(run, "PARTS", {"a": skipped, "c": works})
     assert run.run(quick=True) == 0
+
+
+def test_what_takes_half_an_hour_must_be_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make bench` leaves it out, `--only` runs it."""
+    assert run.PARTS.keys() >= run.LONG
+    monkeypatch.setattr(run, "PARTS", {"short": lambda *, quick: Part(), "scale-real": lambda *, quick: Part()})
+    assert run.run(quick=True) == 0
+    assert list(last_line(capsys.readouterr().out)["parts"]) == ["short"]
+    assert run.run(quick=True, only=["scale-real"]) == 0
+    assert list(last_line(capsys.readouterr().out)["parts"]) == ["scale-real"]
+
+
+def test_rates_by_tenth_are_those_of_the_chunks_not_of_the_calls() -> None:
+    """A hundred chunks at 10 a second, then a hundred at 20; the calls are of uneven size, and the clock does not begin at 0."""
+    marks = [(5.0, 0), (8.0, 30), (15.0, 100), (16.5, 130), (20.0, 200)]
+    assert rates_by_tenth(marks) == pytest.approx([10.0] * 5 + [20.0] * 5)
 
 
 def test_percentiles_are_numpys() -> None:
@@ -136,6 +153,17 @@ def test_prose_never_repeats_a_passage() -> None:
     made = [next(texts) for _ in range(40)]
     assert len(set(made)) == 40
     assert all(8000 <= len(text) <= 12_000 for text in made)
+
+
+def test_a_later_edition_shares_no_passage_but_keeps_its_headings() -> None:
+    """What is saved in one size must not have been embedded in another."""
+    first, later = corpus.book(5), corpus.book(5, 1000)
+    passages = [{part for part in text.split("\n\n") if not part.startswith("#")} for text in (first, later)]
+    headings = [[part for part in text.split("\n\n") if part.startswith("#")] for text in (first, later)]
+    assert not passages[0] & passages[1]
+    shared = min(map(len, headings))
+    assert headings[0][:shared] == headings[1][:shared]
+    assert shared
 
 
 def test_the_marker_stands_outside_code() -> None:
