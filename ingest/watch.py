@@ -1,8 +1,8 @@
 """File events -> settled sets of changed paths. Events are hints: what is true is found out by `Pipeline.sync`.
 
 A path is handed out once its size and times have stood still for `settle_ms`; a file that is still being written waits,
-without holding up the others. Where the system has no events to give (inotify exhausted, network mounts) the folder
-is polled. Read next: `ingest/ingester.py`, which takes the sets.
+without holding up the others, and one that was moved into place is handed out at once. Where the system has no events to
+give (inotify exhausted, network mounts) the folder is polled. Read next: `ingest/ingester.py`, which takes the sets.
 """
 
 from __future__ import annotations
@@ -41,13 +41,21 @@ class _Pending:
     """When the signature was first seen, or the last event came."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Hint:
+    """Something happened at `path`; if it was moved, `moved_to` is where it is now."""
+
+    path: str
+    moved_to: str = ""
+
+
 class Watcher:
     """Watches `corpora` from `start` to `stop`. `take` is for one thread; the rest is for any."""
 
     def __init__(self, corpora: Path, settings: Ingest) -> None:
         self.corpora = Path(os.path.abspath(corpora))
         self._settings = settings
-        self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[_Hint] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._pending: dict[str, _Pending] = {}
         self._observer: Any = None
@@ -93,7 +101,7 @@ class Watcher:
     def add(self, paths: Collection[Path]) -> None:
         """Treat paths as if an event had come for them."""
         for path in paths:
-            self._events.put(os.path.abspath(path))
+            self._events.put(_Hint(os.path.abspath(path)))
         self._wake.set()
 
     def wake(self) -> None:
@@ -111,9 +119,10 @@ class Watcher:
         while True:
             self._wake.clear()
             with self._lock:
-                self._drain()
+                moved = self._drain()
                 self._check()
                 now = time.monotonic()
+                look_at = now if moved else look_at
                 settled: set[Path] = set()
                 if now >= look_at:
                     settled = self._settled()
@@ -127,19 +136,30 @@ class Watcher:
                 return settled
             self._wake.wait(min(deadline - now, max(0.001, look_at - now) if self._pending else _CHECK_S))
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Take in what was heard; whether some of it need not settle."""
         now = time.monotonic()
+        moved = False
         while True:
             try:
-                path = self._events.get_nowait()
+                hint = self._events.get_nowait()
             except queue.Empty:
                 break
-            if not self._ignored(path):
-                self._pending[path] = _Pending(_signature(path), now)
+            since, paths = now, [hint.path]
+            if hint.moved_to and not self._ignored(hint.moved_to):
+                # What is moved into place is whole: a rename, or the last step of an atomic save. Its old name goes with it, in
+                # one sync, so that its vectors do too. (Moved to a name that is ignored, it is an editor's backup, and the
+                # file itself is about to be written.)
+                moved = True
+                since, paths = now - self._settings.settle_ms / 1000, [hint.path, hint.moved_to]
+            for path in paths:
+                if not self._ignored(path):
+                    self._pending[path] = _Pending(_signature(path), since)
         # inotify drops events when 16,384 wait, and watchdog does not say so: after a flood look for yourself.
         self._flood = self._flood or len(self._pending) > _FLOOD
         if self._flood and not self._pending:
             self._flood, self._rescan = False, True
+        return moved
 
     def _settled(self) -> set[Path]:
         now = time.monotonic()
@@ -292,15 +312,14 @@ class Watcher:
 class _Handler:
     """What watchdog calls, on its own thread. Only enqueues: an exception here would end watching without a word."""
 
-    def __init__(self, events: queue.SimpleQueue[str], wake: threading.Event) -> None:
+    def __init__(self, events: queue.SimpleQueue[_Hint], wake: threading.Event) -> None:
         self._events = events
         self._wake = wake
 
     def dispatch(self, event: Any) -> None:
         try:
-            for path in (event.src_path, event.dest_path):
-                if path:
-                    self._events.put(os.fsdecode(path))
+            paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
+            self._events.put(_Hint(*paths))
             self._wake.set()
         except Exception:
             log.exception("a file event was lost; the next reconcile finds what it was")

@@ -164,6 +164,29 @@ def test_a_disk_that_is_mounted_over_a_domain_and_taken_away_is_followed(live, t
     live.becomes({"guide/a.md": "indexed"})
 
 
+def test_what_is_moved_into_place_need_not_settle(tmp_path):
+    """A rename, with its old name in the same set; an atomic save; but not the file that an editor moves away as its backup."""
+    folder = tmp_path / "guide"
+    folder.mkdir()
+    for name in ("a.md", "b.md", "c.md"):
+        (folder / name).write_text(PAGE)
+    watcher = Watcher(tmp_path, Ingest(settle_ms=60_000))
+    watcher.start()
+
+    def take() -> set[str]:
+        return {path.name for path in watcher.take(10) or ()}
+
+    os.rename(folder / "a.md", folder / "renamed.md")
+    assert take() == {"a.md", "renamed.md"}
+    (folder / ".b.md.tmp").write_text("new")
+    os.replace(folder / ".b.md.tmp", folder / "b.md")
+    assert take() == {"b.md"}
+    os.rename(folder / "c.md", folder / "c.md~")
+    wait_until(lambda: watcher.take(0.05) == set() and watcher.pending, 10)
+    assert [os.path.basename(path) for path in watcher._pending] == ["c.md"]
+    watcher.stop()
+
+
 def test_a_clock_that_is_set_back_stops_nothing(tmp_path, monkeypatch):
     """Settling and the timer of the reconcile count seconds that only go forward."""
     import time
