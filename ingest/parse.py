@@ -74,7 +74,7 @@ class Options:
     """What a reader is told besides the bytes. `languages` are those of the domain (ISO 639-1), for OCR.
 
     `step(done, of)` is to be called now and then by a reader that takes long (after each page, say): it is shown to people,
-    and a parser that steps is not taken for one that hangs.
+    and a parser that steps is not taken for one that hangs. `of` is 0 where nobody knows how much there is.
     """
 
     name: str = ""
@@ -83,9 +83,13 @@ class Options:
 
 
 class Builder:
-    """Collects blocks of formats whose text we compose: each `add` appends a block and, before it, a blank line."""
+    """Collects blocks of formats whose text we compose: each `add` appends a block and, before it, a blank line.
 
-    def __init__(self) -> None:
+    Each block is a `step` further, for readers that have no units of their own to count.
+    """
+
+    def __init__(self, step: Callable[[int, int], None] = lambda done, of: None) -> None:
+        self._step = step
         self._parts: list[str] = []
         self._blocks: list[Block] = []
         self._length = 0
@@ -105,6 +109,7 @@ class Builder:
             raise too_much_text()
         label = " ".join(text.split()) if kind == "heading" else ""
         self._blocks.append(Block(kind, start, self._length, level, page, label))
+        self._step(0, 0)
 
     def aside(self, text: str) -> None:
         """Append a remark of ours that is in no block: people see it in the document's text, and it is not indexed.
@@ -120,8 +125,11 @@ class Builder:
         rows = [[" ".join(cell.split()) for cell in row] for row in rows]
         rows = [row for row in rows if any(row)]
         width = max((sum(map(bool, row)) for row in rows), default=0)
-        while header is None and width > 1 and len(rows) > 1 and sum(map(bool, rows[0])) == 1:
-            self.add("paragraph", "".join(rows.pop(0)), page=page)  # a caption above the column names
+        if header is None and width > 1:
+            captions = next(i for i, row in enumerate(rows) if sum(map(bool, row)) > 1)
+            for row in rows[:captions]:
+                self.add("paragraph", "".join(row), page=page)  # a caption above the column names
+            rows = rows[captions:]
         if header is None and rows and looks_like_header(rows):
             header = rows.pop(0)
             if not rows:
@@ -222,6 +230,8 @@ def parse(data: bytes, name: str, options: Options | None = None) -> Parsed:
     reader: str = form.reader
     options = dataclasses.replace(options or Options(), name=name)
     actual = magic(data)
+    if reader == "pdf" and b"%PDF-" in data[:1024]:
+        actual = "pdf"  # its readers accept leading junk, and so do we
     if reader == "doc" and data.lstrip()[:5] == b"{\\rtf":
         reader = "rtf"  # Word saves it so when told to, and opens it
     if reader in ("doc", "ppt", "xls") and actual == "zip":
@@ -266,6 +276,7 @@ def _wrong_content(name: str, actual: str | None) -> ParseFailed:
 
 
 _MAGIC = (
+    (b"%PDF-", "pdf"),
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"), (b"\x89PNG\r\n", "image"),
     (b"\xff\xd8\xff", "image"), (b"II*\0", "image"), (b"MM\0*", "image"), (b"GIF87a", "image"), (b"GIF89a", "image"),
     (b"\x7fELF", "program"), (b"\x1f\x8b\x08", "archive"),
@@ -279,8 +290,6 @@ _SPOKEN = {
 
 def magic(data: bytes) -> str | None:
     """What the first bytes say: pdf, zip, ole, image, program, archive, database; None when they say nothing."""
-    if b"%PDF-" in data[:1024]:  # readers accept leading junk, and so do we
-        return "pdf"
     return next((kind for start, kind in _MAGIC if data.startswith(start)), None)
 
 

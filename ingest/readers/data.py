@@ -41,7 +41,7 @@ def _loads(text: str) -> Any:
 
 def read_json(text: str, options: Options) -> Parsed:
     """Keys as headings, arrays of objects as rows. Several values one after the other are read as JSON lines."""
-    builder = Builder()
+    builder = Builder(options.step)
     try:
         value = _loads(text)
     except RecursionError:
@@ -58,7 +58,7 @@ def read_json(text: str, options: Options) -> Parsed:
 
 def read_jsonl(text: str, options: Options) -> Parsed:
     """A row a line. A line that is no JSON stays as it is, and the others are not lost."""
-    builder = Builder()
+    builder = Builder(options.step)
     values = ((_record(line), line) for line in text.split("\n") if line.strip())
     _records(builder, (line if value is None else value for value, line in values), 1)
     return replace(builder.build(None), title=None)
@@ -353,7 +353,7 @@ def read_xml(text: str, options: Options) -> Parsed:
         root = etree.fromstring(_DECLARATION.sub("", text).encode(), parser)
     except (etree.XMLSyntaxError, ValueError):
         return read_text(text, options)
-    builder = Builder()
+    builder = Builder(options.step)
     _elements(builder, [root], 1)
     titles = (" ".join(_words(e).split())[:300] for path in ("./{*}title", "./*/{*}title") for e in root.iterfind(path))
     return replace(builder.build(None), title=next(filter(None, titles), None))

@@ -16,6 +16,7 @@ import io
 import os
 import sys
 import types
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
@@ -50,8 +51,8 @@ def read_docx(data: bytes, options: Options) -> Parsed:
     with package.opened(data) as archive:
         title = package.core_title(archive)
         prepared = word.prepare(archive)
-    builder = Builder()
-    for element in _partition("docx", prepared):
+    builder = Builder(options.step)
+    for element in _partition("docx", prepared, options):
         _add(builder, element, heading=element.category == "Title")
     return builder.build(title)
 
@@ -60,8 +61,8 @@ def read_pptx(data: bytes, options: Options) -> Parsed:
     """A presentation: a slide is a page under its title, the speaker's notes at its end. Raises `ParseFailed`."""
     with package.opened(data) as archive:
         title = package.core_title(archive)
-    builder = Builder()
-    found = [element for element in _partition("pptx", io.BytesIO(data), include_slide_notes=True) if element.category not in _SKIPPED]
+    builder = Builder(options.step)
+    found = [element for element in _partition("pptx", io.BytesIO(data), options) if element.category not in _SKIPPED]
     for page, slide in groupby(found, key=lambda element: element.metadata.page_number):
         elements = list(slide)
         # Depth 0 is the title's placeholder; deeper "titles" are short texts anywhere. Shapes may lie in any order.
@@ -76,11 +77,23 @@ def read_pptx(data: bytes, options: Options) -> Parsed:
     return dataclasses.replace(builder.build(title), title=title)
 
 
-def _partition(kind: str, file: io.BytesIO, **options: Any) -> list[Any]:
-    partition = getattr(_import(f"unstructured.partition.{kind}"), f"partition_{kind}")
+def _partition(kind: str, file: io.BytesIO, options: Options) -> Iterator[Any]:
+    """The file's elements, each a step.
+
+    `partition_docx` and `partition_pptx` give them all at the end, which a book of 3,000 pages does not reach in the
+    time that a parser may be silent; so what lies below these two is called, as they call it.
+    """
+    module = _import(f"unstructured.partition.{kind}")
+    given = {"file": file, "file_path": None, "include_page_breaks": True, "infer_table_structure": True}
     try:
-        # languages=[""] leaves out the language detection, which is of no use to us.
-        return partition(file=file, languages=[""], **options)
+        if kind == "docx":
+            found = module._DocxPartitioner.iter_document_elements(module.DocxPartitionerOptions.load(**given))
+        else:
+            given |= {"include_slide_notes": True, "strategy": "fast"}
+            found = module._PptxPartitioner.iter_presentation_elements(module.PptxPartitionerOptions(**given))
+        for element in found:
+            options.step(0, 0)
+            yield element
     except (MemoryError, ParseFailed):
         raise
     except Exception as error:  # a dozen libraries lie below, each with its own exceptions

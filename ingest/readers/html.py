@@ -20,6 +20,7 @@ _BLOCKS = frozenset(
         "html legend li main nav ol p section summary table tbody td tfoot th thead tr ul caption pre"
     )
 )
+_OPENED = frozenset(("li", "dt", "dd", "pre", *_HEADINGS))  # these decide what the text in them is
 _DROPPED = frozenset(
     str.split(
         "head script style noscript template nav svg iframe object embed canvas audio video button select textarea input datalist dialog "
@@ -43,7 +44,7 @@ _MOST_SPANNED = 1000  # HTML's own limit for colspan
 
 def read(text: str, options: Options) -> Parsed:
     """A page's visible text, with `<title>` as its title."""
-    builder = Builder()
+    builder = Builder(options.step)
     return builder.build(write(builder, text))
 
 
@@ -95,7 +96,7 @@ class _Page:
         self._builder = builder
         self._etree = etree
         self._text: list[str] = []
-        self._open: list[str] = []  # the open elements that decide what a text is: headings, items, code
+        self._open: list[str] = []  # those of `_OPENED` around the text at hand; an empty name for one that is passed over
 
     def walk(self, root: Any) -> None:
         walker = self._etree.iterwalk(root, events=("start", "end"))
@@ -109,19 +110,21 @@ class _Page:
                 elif _is_dropped(element, root):
                     if tag in _BLOCKS:
                         self._flush()
+                    if tag in _OPENED:
+                        self._open.append("")  # its end is told all the same
                     walker.skip_subtree()
                 elif tag == "br":
                     self._text.append("\n" if "pre" in self._open else "\r")
                 else:
                     if tag in _BLOCKS or tag in _HEADINGS:
                         self._flush()
-                    if tag in _HEADINGS or tag in ("li", "dt", "dd", "pre"):
+                    if tag in _OPENED:
                         self._open.append(tag)
                     self._text.append(element.text or "")
                 continue
             if tag in _BLOCKS or tag in _HEADINGS:
                 self._flush()
-            if self._open and self._open[-1] == tag:
+            if tag in _OPENED:
                 self._open.pop()
             if element is not root:
                 self._text.append(element.tail or "")

@@ -83,7 +83,7 @@ def read_msg(data: bytes, options: Options) -> Parsed:
 def _one(mail: _Mail, options: Options) -> Parsed:
     if mail.encrypted and not mail.bodies:
         raise ParseFailed("encrypted", "The mail is encrypted; only its receiver can read it.", "Save it decrypted, or leave it out.")
-    builder = Builder()
+    builder = Builder(options.step)
     if mail.subject:
         builder.add("heading", mail.subject, level=1)
     _write(builder, mail, options, level=1)

@@ -38,7 +38,7 @@ def read(data: bytes, options: Options) -> Parsed:
     if content is None:
         raise ParseFailed("broken_file", "The file is no OpenDocument: it has no content.", "Save it again.")
     root = package.xml(content)
-    reader = _Reader(root)
+    reader = _Reader(root, Builder(options.step))
     for body in root.iter(_OFFICE + "text"):
         reader.blocks(body)
     reader.flush()
@@ -47,8 +47,8 @@ def read(data: bytes, options: Options) -> Parsed:
 
 
 class _Reader:
-    def __init__(self, root: Any) -> None:
-        self.builder = Builder()
+    def __init__(self, root: Any, builder: Builder) -> None:
+        self.builder = builder
         self._code: list[str] = []  # lines of one listing: each is a paragraph of its own
         self._below: list[Any] = []  # notes and text boxes met in the paragraph at hand
         parents = {style.get(_STYLE + "name"): style.get(_STYLE + "parent-style-name") for style in root.iter(_STYLE + "style")}

@@ -98,7 +98,7 @@ def read_csv(text: str, options: Options) -> Parsed:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
         raise ParseFailed("broken_file", f"It is not a valid table: {error}.", "Save it again as CSV.") from error
-    builder = Builder()
+    builder = Builder(options.step)
     builder.add_table(_one_header(rows))
     return builder.build(None)
 

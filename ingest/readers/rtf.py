@@ -43,7 +43,7 @@ def read(data: bytes, options: Options) -> Parsed:
         raise ParseFailed(
             "broken_file", "The file is no rich text: it does not begin as one.", "Save it again, or give it the right suffix."
         )
-    reader = _Reader()
+    reader = _Reader(Builder(options.step))
     reader.read(data)
     return reader.builder.build(package.own_title(reader.title))
 
@@ -76,8 +76,8 @@ class _State:
 
 
 class _Reader:
-    def __init__(self) -> None:
-        self.builder = Builder()
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
         self.title = ""
         self._state = _State()
         self._stack: list[_State] = []

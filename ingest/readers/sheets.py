@@ -18,6 +18,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from ingest.parse import Builder, Options, Parsed, looks_like_header, row_text, too_much_text
@@ -48,9 +49,9 @@ def read_xlsx(data: bytes, options: Options) -> Parsed:
         try:
             # It reads what is the workbook's: the list of sheets, the shared strings, the styles.
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-            budget = _Budget()
+            budget = _Budget(options.step, len(book.worksheets))
             for done, sheet in enumerate(book.worksheets):
-                options.step(done, len(book.worksheets))
+                budget.begin(done)
                 if sheet.sheet_state == "visible":
                     path = sheet._worksheet_path.lstrip("/")
                     _write(builder, sheet.title, _xlsx_rows(book, sheet, archive, path, budget), _merged(archive, path))
@@ -68,9 +69,9 @@ def read_xls(data: bytes, options: Options) -> Parsed:
     try:
         book = xlrd.open_workbook(file_contents=data, formatting_info=True, on_demand=True, ragged_rows=True, logfile=io.StringIO())
         builder = Builder()
-        budget = _Budget()
+        budget = _Budget(options.step, book.nsheets)
         for number in range(book.nsheets):
-            options.step(number, book.nsheets)
+            budget.begin(number)
             sheet = book.sheet_by_index(number)
             if sheet.visibility == 0:
                 merged: Merged = {}
@@ -88,13 +89,20 @@ def read_xls(data: bytes, options: Options) -> Parsed:
 
 
 class _Budget:
-    """How many cells of a workbook may still be looked at."""
+    """How many cells of a workbook may still be looked at; each row is a step, for a sheet can take minutes."""
 
-    def __init__(self) -> None:
+    def __init__(self, step: Callable[[int, int], None], sheets: int) -> None:
         self._left = _MOST_CELLS
+        self._step = step
+        self._sheet, self._sheets = 0, sheets
+
+    def begin(self, sheet: int) -> None:
+        """Called for each sheet with its number from 0."""
+        self._sheet = sheet
 
     def spend(self, cells: int) -> None:
         """Called for each row with how many cells it has. Raises `ParseFailed`."""
+        self._step(self._sheet, self._sheets)
         self._left -= cells
         if self._left < 0:
             raise too_much_text()
@@ -369,8 +377,11 @@ def _add_table(builder: Builder, table: _Table, names: Names) -> Names:
     """Append a table; returns the names of its columns. Without names of its own it goes on with those of the one above."""
     rows = list(table.rows)
     fullest = max(sum(map(bool, row)) for row in rows)
-    while rows and sum(map(bool, rows[0])) == 1 and (fullest > 1 or len(table.columns) == 1):
-        builder.add("paragraph", "".join(rows.pop(0)))  # a caption, a note, a list
+    if fullest > 1 or len(table.columns) == 1:
+        alone = list(takewhile(lambda row: sum(map(bool, row)) == 1, rows))
+        for row in alone:
+            builder.add("paragraph", "".join(row))  # a caption, a note, a list
+        rows = rows[len(alone) :]
     if not rows:
         return names
     above, header, below = _split(rows)

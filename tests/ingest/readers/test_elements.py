@@ -14,7 +14,7 @@ import pptx
 import pytest
 from docx.oxml import parse_xml
 
-from ingest.parse import parse
+from ingest.parse import Options, parse
 from ingest.readers import package
 from rag.errors import ParseFailed
 
@@ -247,3 +247,24 @@ assert all(f"def {{name}}(" in tokenize.read_text() for name in ("pos_tag", "sen
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a.pptx"])
+def test_a_long_office_file_shows_signs_of_life_while_it_is_read(name):
+    """unstructured gives a file's elements all at the end; 3,000 pages take longer than a parser may be silent."""
+    if name == "a.docx":
+        document = docx.Document()
+        for number in range(20):
+            document.add_paragraph(f"Paragraph {number} of the book.")
+    else:
+        document = pptx.Presentation()
+        for number in range(20):
+            document.slides.add_slide(document.slide_layouts[5]).shapes.title.text = f"Slide {number}"
+    steps = []
+    parse(saved(document), name, Options(step=lambda done, of: steps.append(done)))
+    assert len(steps) >= 40  # as an element, and as a block
+
+
+def test_what_is_passed_over_in_a_page_leaves_the_list_around_it_a_list():
+    page = b"<ul><li>one <div><ul><li hidden>x</li><li>two</li></ul></div> three</li></ul><p>end</p>"
+    assert [block.kind for block in parse(page, "a.html").blocks] == ["list_item"] * 3 + ["paragraph"]
