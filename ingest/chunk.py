@@ -26,6 +26,10 @@ VERSION = 2
 # English has about 4.5 characters a token, white space included, and source code up to 8.
 _CHARS_PER_TOKEN = 12
 
+# Characters of a heading in the path that each chunk below it stores, indexes and embeds: as many as of a title. Some pages
+# are one heading, and a path as long as the page in each of its chunks is the square of it.
+_LONGEST_LABEL = 300
+
 CountTokens = Callable[[Sequence[str]], list[int]]
 TokenSpans = Callable[[str], list[tuple[int, int]]]
 
@@ -82,7 +86,7 @@ def _pack(text: str, blocks: Sequence[Block], counts: Sequence[int], budget: int
                 close()
             while headings and headings[-1][0] >= level:
                 headings.pop()
-            headings.append((level, block.label or text[block.start : block.end]))
+            headings.append((level, (block.label or text[block.start : min(block.end, block.start + _LONGEST_LABEL)])[:_LONGEST_LABEL]))
         elif block.level is not None and headings and headings[-1][0] >= block.level:
             close()  # it stands beside what the last headings are above
             while headings and headings[-1][0] >= block.level:
@@ -114,8 +118,8 @@ def _pack(text: str, blocks: Sequence[Block], counts: Sequence[int], budget: int
             size, tokens = block.end - start, tokens + open_span.tokens
             open_span = None
         close()
-        if block.kind == "table_row" and block.label and block.label not in path:
-            path = (*path, block.label)  # the column names, which this chunk's rows would otherwise lack
+        if block.kind == "table_row" and block.label and block.label[:_LONGEST_LABEL] not in path:
+            path = (*path, block.label[:_LONGEST_LABEL])  # the column names, which this chunk's rows would otherwise lack
         if tokens <= budget and size <= budget * _CHARS_PER_TOKEN:
             open_span = _Span(start, block.end, tokens, block.page, path)
             only_headings = block.kind == "heading"
