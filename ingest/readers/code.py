@@ -102,23 +102,21 @@ def _python(text: str) -> list[_Symbol]:
         return _by_indent(text, _PYTHON_WORDS)
     starts = line_starts(text)
     symbols = []
-
-    def visit(nodes: Iterable[ast.AST]) -> None:
-        for node in nodes:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                word = "class" if isinstance(node, ast.ClassDef) else "def"
-                first = _with_comment(text, starts, _first_line(node) - 1, "#")
-                body = max(node.lineno, _first_line(node.body[0]) - 1)
-                end = starts[node.end_lineno or node.lineno]
-                symbols.append(_Symbol(f"{word} {node.name}", starts[first], min(starts[body], end), end))
-                if word == "class":
-                    visit(node.body)
-            elif isinstance(node, ast.If | ast.Try | ast.With):
-                visit(ast.iter_child_nodes(node))
-            elif isinstance(node, ast.ExceptHandler):
-                visit(node.body)
-
-    visit(tree.body)
+    unseen: list[ast.AST] = [*tree.body]  # and no recursion: a chain of a thousand `elif` is nested that deep
+    while unseen:
+        node = unseen.pop()
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            word = "class" if isinstance(node, ast.ClassDef) else "def"
+            first = _with_comment(text, starts, _first_line(node) - 1, "#")
+            body = max(node.lineno, _first_line(node.body[0]) - 1)
+            end = starts[node.end_lineno or node.lineno]
+            symbols.append(_Symbol(f"{word} {node.name}", starts[first], min(starts[body], end), end))
+            if word == "class":
+                unseen += node.body
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            unseen += ast.iter_child_nodes(node)
+        elif isinstance(node, ast.ExceptHandler):
+            unseen += node.body
     return symbols
 
 
@@ -414,7 +412,8 @@ _NO_RESULT = {*_CONTROL, "record", "class", "struct"}
 _ANNOTATION = re.compile(
     r"@[\w.]+(?:\s*\([^()]*\))?|^[ \t]*\[[^\]\n]*\][ \t]*$|(?:__attribute__|alignas|__declspec)\s*\(+[^()]*\)+", re.MULTILINE
 )
-_TRAILER = re.compile(r"\)(?:\s*(?:const|noexcept|override|final|volatile|mutable|&&?|throws\b[\w\s.,]*|where\b.*|->.*))*\s*\Z", re.DOTALL)
+# What `throws` names is taken whole, or a list of 40 has 2^40 ways to be cut into such lists.
+_TRAILER = re.compile(r"\)(?:\s*(?:const|noexcept|override|final|volatile|mutable|&&?|throws\b[\w\s.,]*+|where\b.*|->.*))*\s*\Z", re.DOTALL)
 _NAME = re.compile(r"((?:[\w$]+\s*::\s*)*~?[\w$#]+|operator\s*[^\s\w(]{1,3}|operator\s*\(\s*\))\s*\Z")
 
 

@@ -468,6 +468,8 @@ def test_unbalanced_code_loses_nothing():
         ("a.ts", "(" * 19_000 + "\n" + "a < " * 4_000 + "{"),
         ("a.py", "(" * 100_000),
         ("a.c", "/*\n" * 300_000),
+        ("a.java", "class A { void f() " + "throws a " * 40 + "= {} }"),
+        ("a.py", "if x:\n    pass\n" + "elif y:\n    pass\n" * 1_500),
         ("a.txt", " " * 2_000_000),
     ],
 )  # fmt: skip
