@@ -83,7 +83,7 @@ def test_a_chunk_knows_the_headings_above_it_also_on_the_next_page():
 
 def test_a_page_that_is_one_heading_is_not_stored_again_with_each_of_its_chunks():
     """100 KB of it made 100 chunks with 100 KB of heading each."""
-    for data, name in ((b"<h1>%s</h1>", "a.html"), (b"# %s\n\n", "a.md"), (b"| %s |\n|---|\n| x |\n", "b.md")):
+    for data, name in ((b"<h1>%s</h1>", "a.html"), (b"# %s\n\n", "a.md"), (b"| %s |\n|---|\n" + b"| x |\n" * 300, "b.md")):
         done = cut(parse(data % (b"word " * 20_000), name))
         assert len(done.chunks) >= 100
         assert max(len(label) for chunk in done.chunks for label in chunk.heading) <= 300
