@@ -48,7 +48,7 @@ class Names:
         path = _UNWANTED.sub("", path).replace("\\", "/")
         path = re.sub(r"\A\s*[A-Za-z]:", "", path)
         parts = [_shorten(part.strip()) for part in path.split("/")]
-        parts = [part for part in parts if part.strip(".")] or ["unnamed"]
+        parts = [part for part in parts if part.strip(".")][-_MAX_PATH // 2 :] or ["unnamed"]
         while len(parts) > 1 and sum(map(len, parts)) + len(parts) > _MAX_PATH:
             parts.pop(0)  # the file's own name says most
         path = "/".join(parts)

@@ -193,6 +193,7 @@ def read_yaml(text: str, options: Options) -> Parsed:
     stack: list[_Open] = []
     try:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            options.step(event.start_mark.line, len(starts))
             outer = stack[-1] if stack else None
             match event:
                 case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
@@ -390,7 +391,7 @@ def _without_tags(text: str) -> str:
     if not re.search(r"</\w+>|<br ?/?>", text):
         return text
     text = re.sub(r"(?is)<(script|style)\b.*?(?:</\1>|\Z)", "", text)
-    text = re.sub(r"(?i)<(?:/p|/div|/h\d|/li|/tr|/table|/ul|br)\b[^>]*>", "\n\n", text)
+    text = re.sub(r"(?i)<(?:/p|/div|/h\d|/li|/tr|/table|/ul|br)\b[^<>]*>", "\n\n", text)
     return html.unescape(re.sub(r"<[^<>]*>", "", text)).strip()
 
 
@@ -431,7 +432,8 @@ def _elements(builder: Builder, elements: Iterable[Any], level: int) -> None:
                 glue = "\n\n"
                 continue
             if not attributes:
-                alike = takewhile(lambda one, first=element: one is first or _joins(first, one), elements[number:])
+                rest = (elements[i] for i in range(number, len(elements)))  # a slice for each element is the square of them
+                alike = takewhile(lambda one, first=element: one is first or _joins(first, one), rest)
                 said = ", ".join(filter(None, (" ".join(_words(one).split()) for one in alike)))
                 builder.add("list_item", f"{tag}: {said}", level=level, glue=glue)
             else:

@@ -13,7 +13,7 @@ import re
 from itertools import pairwise
 
 from ingest.parse import Block, Kind, Options, Parsed
-from ingest.readers.plain import add_span, line_starts
+from ingest.readers.plain import LONGEST_TITLE, add_span, line_starts
 
 
 def read_rst(text: str, options: Options) -> Parsed:
@@ -299,7 +299,7 @@ def _column_names(lines: list[list[str]]) -> str:
 
 def strip_roles(title: str) -> str:
     """The words of a section's title: `` :pep:`8` ``, ``` ``code`` ```, `` `text <target>`_ `` without their marks."""
-    title = re.sub(r":[\w:+.-]+:(?=`)", "", title)
+    title = re.sub(r":[\w:+.-]+:(?=`)", "", title[:LONGEST_TITLE])
     title = re.sub(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}", r"\1", title)
     title = re.sub(r"``|`_{0,2}|(?<=\w)_{1,2}(?=\s|\Z)|\*\*|(?<![\w*])\*(?=\w)|(?<=\w)\*(?![\w*])", "", title)
     return " ".join(re.sub(r"\\(.)", r"\1", title).split())
@@ -410,6 +410,7 @@ class _Org(_Lines):
 
 def _org_label(title: str) -> str:
     """A heading's words: without the keyword, the priority, the tags and the emphasis."""
+    title = title[:LONGEST_TITLE]
     title = re.sub(r"\s+:[\w@#%:]+:\s*\Z", "", _TODO.sub("", title, count=1) if _TODO.match(title) else title)
     title = re.sub(r"\[#\w\]\s*|\[\d+(?:/\d+|%)\]\s*", "", title)
     title = re.sub(r"\[\[[^\]]*\]\[([^\]]*)\]\]", r"\1", title)

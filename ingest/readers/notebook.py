@@ -18,7 +18,7 @@ from rag.errors import ParseFailed
 # Of one output: about what a screen shows, 30 lines of 80 characters.
 _MAX_OUTPUT = 2400
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_PICTURE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+")
+_PICTURE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
 
 
 def read(text: str, options: Options) -> Parsed:

@@ -78,10 +78,11 @@ class _Reader:
                 self.blocks(element, kind)  # sections, frames, text boxes, what later versions add
 
     def flush(self) -> None:
-        """End a listing."""
+        """End a listing; the notes in it stand below it."""
         if self._code:
             self.builder.add("code", "\n".join(self._code))
             self._code = []
+            self._place()
 
     def _add(self, kind: Kind, element: Any, level: int | None = None) -> None:
         self.flush()
@@ -144,8 +145,16 @@ class _Reader:
         self._place()
 
     def _cell(self, cell: Any) -> str:
-        paragraphs = (p for p in cell.iter(_TEXT + "p", _TEXT + "h") if next(p.iterancestors(_TEXT + "note"), None) is None)
-        return " ".join(" ".join(self._inline(p).split()) for p in paragraphs)
+        return " ".join(" ".join(self._inline(p).split()) for p in _paragraphs(cell))
+
+
+def _paragraphs(parent: Any) -> Iterator[Any]:
+    """The outermost ones: what lies in a paragraph (a note, a text box, a remark) is seen to by its reader."""
+    for child in parent:
+        if child.tag in (_TEXT + "p", _TEXT + "h"):
+            yield child
+        elif isinstance(child.tag, str) and child.tag not in _DROPPED:
+            yield from _paragraphs(child)
 
 
 def _spaced(text: str | None) -> str:

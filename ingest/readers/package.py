@@ -72,7 +72,8 @@ def xml(data: bytes) -> Any:
 
     try:
         # libxml2's own limits stay on: 256 levels, 10 MB a text.
-        return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True))
+        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True, remove_pis=True)
+        return etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
         raise broken(error) from error
 

@@ -140,8 +140,13 @@ def _delimiter(text: str) -> str:
     return best if evenness(best)[0] else _NO_DELIMITER
 
 
+LONGEST_TITLE = 2_000
+"""Characters of a heading that are looked at for markup: the patterns for it take the square of its length."""
+
+
 def strip_markup(text: str) -> str:
     """The words of a Markdown heading."""
+    text = text[:LONGEST_TITLE]
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"\s*\{#?[^}]*\}\s*$", "", text)
     text = re.sub(r"<[^>]+>", "", text)

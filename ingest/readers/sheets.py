@@ -202,7 +202,7 @@ def _moment(moment: datetime.datetime, serial: float) -> Any:
     return moment.time() if 0 <= serial < 1 else moment
 
 
-_MERGE = re.compile(rb"<(?:\w+:)?mergeCell\s[^>]*?ref=\"([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})\"")
+_MERGE = re.compile(rb"<(?:\w+:)?mergeCell\s[^<>]*?ref=\"([A-Z]{1,3})(\d{1,7}):([A-Z]{1,3})(\d{1,7})\"")
 _CHUNK, _OVERLAP = 1 << 20, 200  # bytes; no match is longer than the overlap
 
 

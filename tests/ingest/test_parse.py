@@ -222,3 +222,22 @@ def test_control_characters_and_lone_surrogates_do_not_reach_the_text():
     text = decode(b"a\x00b" + b" plain text goes on" * 50)
     assert text is None or "\0" not in text
     assert decode(b"bell\x07 " + b"plain text " * 50).startswith("bell plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.md", "# " + "[" * 100_000),
+        ("a.md", "# " + "<" * 100_000),
+        ("a.rst", ":" * 100_000 + "a\n=====\n"),
+        ("a.org", "* " + "*a " * 30_000),
+        ("a.xml", "<r>" + "".join(f"<a>{'word ' * 20}{n}</a>" for n in range(60_000)) + "</r>"),
+        ("a.xml", "<r><a>&lt;/p>" + "&lt;br " * 100_000 + "</a></r>"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_no_search_takes_the_square_of_a_files_length(name, text):
+    """Minutes each, before what is searched was bounded: the file ended as one that hangs."""
+    begin = time.process_time()
+    assert parse(text.encode(), name).blocks
+    assert time.process_time() - begin < 10  # 2 s at most here

@@ -21,12 +21,12 @@ NAV = """<html xmlns="http://www.w3.org/1999/xhtml"><body><nav><ol><li><a href="
 <ol><li><a href="text/b%20two.xhtml#x">Second chapter</a></li></ol></li></ol></nav></body></html>"""
 
 
-def book(**more: str) -> bytes:
+def book(opf: str = OPF, **more: str) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("mimetype", "application/epub+zip")
         archive.writestr("META-INF/container.xml", '<c><rootfiles><rootfile full-path="OEBPS/content.opf"/></rootfiles></c>')
-        archive.writestr("OEBPS/content.opf", OPF)
+        archive.writestr("OEBPS/content.opf", opf)
         archive.writestr("OEBPS/nav.xhtml", NAV)
         archive.writestr("OEBPS/text/a.xhtml", "<html><head><title>x</title></head><body><h1>Leaves</h1><p>Green ones.</p></body></html>")
         archive.writestr("OEBPS/text/b two.xhtml", "<html><body><p>Black ones.</p><pre>pour\n  wait</pre></body></html>")
@@ -46,6 +46,13 @@ def test_chapters_come_in_reading_order_and_one_without_heading_gets_its_name():
     ]
     assert parsed.title == "On Tea, by A. Leaf"
     assert {b.page for b in parsed.blocks} == {None}
+
+
+def test_a_contents_list_with_a_processing_instruction_is_read():
+    opf = OPF.replace("<item ", '<item id="t" href="toc.ncx" media-type="application/x-dtbncx+xml"/><item ', 1)
+    ncx = '<ncx><navMap><navPoint><?x y?><navLabel><text>Leaf</text></navLabel><content src="text/a.xhtml"/></navPoint></navMap></ncx>'
+    parsed = parse(book(opf, **{"OEBPS/toc.ncx": ncx}), "a.epub")
+    assert "Green ones." in parsed.text
 
 
 def test_a_protected_book_says_so_and_scrambled_fonts_are_no_protection():

@@ -89,3 +89,9 @@ def test_a_real_notebook(shared):
     assert parsed.title == "Test Notebook"
     blocks = kinds(parsed)
     assert blocks[:3] == [("heading", "# Test Notebook"), ("code", 'print("markitdown")'), ("code", "markitdown")]
+
+
+def test_a_picture_in_the_source_takes_no_words_with_it():
+    source = f"[logo]: data:image/png;base64,{PNG}\n\nWords after it stay"
+    text = parse(json.dumps({"nbformat": 4, "cells": [cell("markdown", source)]}).encode(), "a.ipynb").text
+    assert text == "[logo]: \n\nWords after it stay"

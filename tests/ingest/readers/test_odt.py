@@ -102,3 +102,22 @@ def test_entities_are_not_blown_up():
         parse(odt("<text:p>&z;</text:p>", doctype=f"<!DOCTYPE d [<!ENTITY a 'aaaaaaaaaa'>{entities}]>"), "a.odt")
     assert caught.value.code == "broken_file"
     assert time.process_time() - before < 5
+
+
+def test_a_box_and_a_note_in_a_cell_are_said_once_and_a_remark_not_at_all():
+    """A cell's text boxes stood in its row and again below the table."""
+    cell = "<table:table-cell><text:p>{}</text:p></table:table-cell>"
+    box = "<draw:frame><draw:text-box><text:p>boxed</text:p></draw:text-box></draw:frame>"
+    remark = "<office:annotation><text:p>remark</text:p></office:annotation>"
+    inner = f"<table:table><table:table-row>{cell.format('inner')}</table:table-row></table:table>"
+    cells = f"{cell.format('Tea' + box)}{cell.format('3' + remark)}<table:table-cell>{inner}</table:table-cell>"
+    assert read(f"<table:table><table:table-row>{cells}</table:table-row></table:table>") == [
+        ("table_row", "Tea; 3; inner"),
+        ("paragraph", "boxed"),
+    ]
+
+
+def test_a_note_in_a_listing_at_the_end_is_kept():
+    note = "<text:note><text:note-citation>1</text:note-citation><text:note-body><text:p>Why.</text:p></text:note-body></text:note>"
+    body = f'<text:p text:style-name="Preformatted_20_Text">a = 1{note}</text:p>'
+    assert read(body) == [("code", "a = 1[1]"), ("paragraph", "[1] Why.")]
