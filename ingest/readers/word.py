@@ -84,9 +84,9 @@ def _remove(element: Any) -> None:
 
 
 def _unwrap(element: Any) -> None:
-    parent = element.getparent()
-    at = parent.index(element)
-    parent[at : at + 1] = list(element)
+    for child in list(element):  # by its neighbours and not by its number, which lxml counts each time
+        element.addprevious(child)
+    _remove(element)
 
 
 def _linear(element: Any) -> str:

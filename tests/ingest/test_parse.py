@@ -120,6 +120,12 @@ def test_many_captions_above_a_table_take_no_time():
     assert time.monotonic() - begin < 15
 
 
+def test_each_block_of_markdown_is_a_step():
+    steps = []
+    parse(b"# One\n\n- a\n- b\n\nend\n", "a.md", Options(step=lambda done, of: steps.append((done, of))))
+    assert {(0, 6), (2, 6), (5, 6)} <= set(steps)
+
+
 def test_each_block_of_a_composed_text_is_a_step():
     """A table of a million rows is one unit, and its reader does not hang while it writes them."""
     steps = []

@@ -15,7 +15,7 @@ import pytest
 from docx.oxml import parse_xml
 
 from ingest.parse import Options, parse
-from ingest.readers import package
+from ingest.readers import package, word
 from rag.errors import ParseFailed
 
 ROOT = Path(__file__).parents[3]
@@ -268,3 +268,13 @@ def test_a_long_office_file_shows_signs_of_life_while_it_is_read(name):
 def test_what_is_passed_over_in_a_page_leaves_the_list_around_it_a_list():
     page = b"<ul><li>one <div><ul><li hidden>x</li><li>two</li></ul></div> three</li></ul><p>end</p>"
     assert [block.kind for block in parse(page, "a.html").blocks] == ["list_item"] * 3 + ["paragraph"]
+
+
+def test_many_wrappers_side_by_side_take_no_time():
+    """40,000 content controls, each with a tracked insertion, took a minute to unwrap."""
+    inner = "<w:sdt><w:sdtContent><w:p><w:ins><w:r><w:t>word</w:t></w:r></w:ins></w:p></w:sdtContent></w:sdt>" * 40_000
+    data = changed(saved(docx.Document()), "word/document.xml", lambda _: f"<w:document {W}><w:body>{inner}</w:body></w:document>")
+    started = time.process_time()
+    prepared = word.prepare(zipfile.ZipFile(io.BytesIO(data)))
+    assert time.process_time() - started < 10
+    assert zipfile.ZipFile(prepared).read("word/document.xml").count(b"<w:body><w:p><w:r><w:t>word") == 1
