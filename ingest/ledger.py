@@ -84,6 +84,9 @@ MIGRATIONS = (
     """,
 )
 
+_BUSY_MS = 30_000
+"""How long a statement waits for another process that has the ledger open."""
+
 _FIELDS = (
     "id, domain, path, title, media_type, bytes, status, chunks, error_code, error_message, error_remedy, "
     "modified_at, indexed_at, container"
@@ -204,7 +207,7 @@ class Ledger:
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")  # gone means gone: freed pages are overwritten
-        connection.execute("PRAGMA busy_timeout=30000")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         self._connections.append(connection)
         return connection
 
@@ -229,10 +232,11 @@ class Ledger:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                if self._writer.in_transaction:  # of a full disk SQLite may have undone it itself
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
 
     def close(self) -> None:
         """Close all connections; the write-ahead log is merged by the last."""
@@ -453,14 +457,13 @@ class Ledger:
             db.executemany("DELETE FROM documents WHERE id = ?", [(id,) for id in ids])
 
     def scrub(self) -> bool:
-        """Empty the write-ahead log, so that deleted text is in none of our files. False if a reader kept it from that."""
+        """Empty the write-ahead log, so that deleted text is in none of our files. False if for a second a reader kept it from that."""
         with self._write_lock:
-            for _ in range(20):
-                busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-                if not busy:
-                    return True
-                time.sleep(0.05)
-        return False
+            self._writer.execute("PRAGMA busy_timeout=1000")
+            try:
+                return not self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
 
     def drop_set_aside(self) -> None:
         """Delete damaged ledgers that were set aside, once the index was rebuilt from the folder: they hold documents' text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,33 @@ def test_a_damaged_ledger_is_set_aside_and_begun_anew(tmp_path, damage, caplog):
     again.close()
     assert list(tmp_path.glob("ledger.db.damaged-*"))
     assert "set aside" in caplog.text
+
+
+def test_a_commit_that_fails_is_undone_and_the_next_one_holds(ledger):
+    """As a full disk makes it fail: a transaction left open would swallow all that is written from then on."""
+
+    def write() -> None:
+        with ledger.write() as db:
+            db.execute("PRAGMA defer_foreign_keys = ON")
+            db.execute("INSERT INTO texts VALUES ('nobody', 'text')")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        write()
+    ledger.stash({"hash": b"vector"}, "model")
+    assert ledger.stashed(["hash"], "model") == {"hash": b"vector"}
+
+
+def test_a_reader_that_stays_does_not_hold_up_the_scrubbing_for_long(ledger):
+    ledger.stash({"one": b"1"}, "model")
+    reader = sqlite3.connect(ledger.path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM stash").fetchall()
+    ledger.stash({"two": b"2"}, "model")
+    began = time.monotonic()
+    assert not ledger.scrub()
+    assert time.monotonic() - began < 10
+    reader.close()
+    assert ledger.scrub()
 
 
 def test_readers_see_whole_transactions_while_one_thread_writes(ledger):
