@@ -228,7 +228,10 @@ class Sandbox:
         child.stop()
 
     def _start(self) -> _Child:
-        child = _Child(self._settings.parse_memory_mb, self._scratch)
+        try:
+            child = _Child(self._settings.parse_memory_mb, self._scratch)
+        except OSError as error:  # no process, pipe or Python to be had: no file is to blame
+            raise Broken(f"The parser process cannot be started: {error}.", "Free some memory; see `readingroom doctor`.") from error
         with self._lock:
             self._children.add(child)
             if self._closed:

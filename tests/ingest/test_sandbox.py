@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from ingest.sandbox import Interrupted, Sandbox
-from rag.errors import ParseFailed
+from rag.errors import Broken, ParseFailed
 from rag.settings import Ingest
 from tests.conftest import wait_until
 
@@ -54,6 +55,21 @@ def test_one_warm_child_reads_file_after_file(sandbox, tmp_path):
     sandbox.parse(write(tmp_path / "n.md", GOOD))
     assert sandbox.pid == pid
     assert sandbox.restarts == 0
+
+
+@pytest.mark.parametrize("error", [BlockingIOError(errno.EAGAIN, "no process"), FileNotFoundError(errno.ENOENT, "no Python")])
+def test_no_file_is_to_blame_when_no_process_can_be_started(sandbox, tmp_path, monkeypatch, error):
+    """As an `OSError` it would be taken for the file's: a good document would fail, or seem gone."""
+
+    def refuse(*args, **kwargs):
+        raise error
+
+    file = write(tmp_path / "a.md", GOOD)
+    with monkeypatch.context() as short:
+        short.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(Broken):
+            sandbox.parse(file)
+    assert sandbox.parse(file)[0].text == GOOD
 
 
 def test_a_child_that_reads_text_does_not_load_unstructured(sandbox, tmp_path):
