@@ -255,7 +255,7 @@ class EdgeStore:
                 self.check_space()
                 there = len(self._shard.retrieve([uuid.UUID(id) for id in ids], with_payload=False, with_vector=False))
                 self._update(self._edge.UpdateOperation.upsert_points(points), ids, forgets=there)
-            self._unoptimized += len(points)
+                self._unoptimized += len(points)
         if rows:
             self._flush()
 
@@ -464,7 +464,9 @@ class EdgeStore:
                 with self._rewriting:
                     if self._due_in() is not None:  # somebody may have called `optimize` meanwhile
                         self._rewrite_beside()
-            except Exception as error:
+            except BaseException as error:
+                if not isinstance(error, Exception) and not _is_panic(error):
+                    raise
                 if self._stopping:
                     return
                 log.warning("the index could not be rewritten, which is tried again in a minute: %s", error)
@@ -495,7 +497,8 @@ class EdgeStore:
                 raise StoreBroken(f"The rewriting of the index ended with {code}.", "It is tried again by itself; see the log.")
             self._exchange(new)
         except BaseException:
-            self._touched = None
+            with self._writing:
+                self._touched = None
             if self._name != new.name:
                 _remove(new)
             raise

@@ -293,6 +293,25 @@ def test_a_rewriting_that_fails_changes_nothing(store: EdgeStore, folder: Path) 
     assert store.count(document_id=named(9).id) == CHUNKS
 
 
+def test_a_panic_in_a_rewriting_is_not_the_end_of_forgetting(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rust's panics are no `Exception`; one of them must not end the thread that forgets."""
+    panic = type("PanicException", (BaseException,), {})
+    rewrite, panics = store._rewrite_beside, [panic("broken")]
+
+    def rewrite_later() -> None:
+        if panics:
+            raise panics.pop()
+        rewrite()
+
+    monkeypatch.setattr(stores, "_QUIET_S", 0.05)
+    monkeypatch.setattr(stores, "_FORGET_S", 0.05)
+    monkeypatch.setattr(store, "_rewrite_beside", rewrite_later)
+    write(store, 0)
+    store.delete_document(named(0).id)
+    wait_until(lambda: store.unforgotten == 0, 30, "what was deleted is forgotten")
+    assert not panics
+
+
 def test_without_room_for_a_copy_nothing_is_begun(store: EdgeStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says how much is needed."""
     monkeypatch.setattr(stores, "_ROOM", 1 << 60)
