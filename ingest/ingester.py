@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -20,6 +21,7 @@ from typing import Any, Literal
 from ingest.pipeline import Interrupted, Pipeline, Receipt, Report
 from ingest.priority import lower_priority
 from ingest.watch import Watcher
+from rag.domains import FILE as DOMAIN_FILE
 from rag.errors import NotReady
 from rag.settings import Ingest
 
@@ -30,6 +32,8 @@ _FEW = 8
 _SMALL = 1 << 20
 """Bytes of a changed file that is taken in between: a larger one may take minutes to read, and the long sync would wait."""
 _LONGEST_PAUSE_S = 60.0
+_UNTIDY_S = 60.0
+"""Housekeeping waits for a quiet moment no longer than this, for a file that is written to all the time never gives one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class _Command:
 class Ingester:
     """Runs `pipeline` from `start` to `stop`, on its own thread. It must be the only caller of that pipeline.
 
-    `quiet` is called on the thread when a sync is done and nothing else waits: the moment for housekeeping.
+    `quiet` is called on the thread when a sync is done and nothing else waits, or has not for a minute: the moment for housekeeping.
     """
 
     def __init__(self, pipeline: Pipeline, watcher: Watcher, settings: Ingest, quiet: Callable[[], object] = lambda: None) -> None:
@@ -142,7 +146,7 @@ class Ingester:
         lower_priority()
         reconcile_at = 0.0
         failures = 0
-        worked = False
+        worked, tidy_at = False, time.monotonic() + _UNTIDY_S
         while not self._stopping.is_set():
             try:
                 worked |= self._serve()
@@ -164,8 +168,9 @@ class Ingester:
                     self.watcher.add(report.changing)
                     worked |= bool(report.indexed or report.failed or report.removed)
                 failures, self.last_error = 0, None
-                if worked and not self._commands.qsize() and not self.watcher.pending:
-                    worked = False
+                quiet = not self._commands.qsize() and not self.watcher.pending
+                if worked and (quiet or time.monotonic() >= tidy_at):
+                    worked, tidy_at = False, time.monotonic() + _UNTIDY_S
                     self.pipeline.tidy()
                     self._quiet()
             except Interrupted:
@@ -236,7 +241,7 @@ class Ingester:
                 changes -= late
             if changes is None:
                 self._rescan = True
-            elif len(changes) > _FEW or any(_is_large(path) for path in changes):
+            elif len(changes) > _FEW or any(_takes_long(path) for path in changes):
                 self._later |= changes
             elif changes:
                 self._later |= set(self.pipeline.sync(changes).changing)
@@ -261,11 +266,13 @@ class Ingester:
                 future.set_exception(_stopped())
 
 
-def _is_large(path: Path) -> bool:
+def _takes_long(path: Path) -> bool:
+    """Whether it may be more than one small file. A folder, and what a `domain.toml` concerns, may hold thousands, some under way."""
     try:
-        return path.stat().st_size > _SMALL
+        info = path.stat()
     except OSError:
         return False
+    return path.name == DOMAIN_FILE or stat.S_ISDIR(info.st_mode) or info.st_size > _SMALL
 
 
 def _stopped() -> NotReady:

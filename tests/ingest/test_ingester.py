@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from ingest import ingester
 from ingest.ingester import Ingester
+from ingest.pipeline import Report
 from ingest.watch import Watcher
 from rag.errors import NotReady, UnknownDocument
 from tests.conftest import wait_until
@@ -245,6 +247,33 @@ def test_a_command_does_not_wait_for_the_end_of_a_long_sync(still):
     assert still.ingester.queue > 0
     slow.set()
     still.becomes({f"guide/{i:03d}.md": "indexed" for i in range(1, 300)}, 30)
+
+
+def test_a_folder_that_comes_during_a_long_sync_waits_for_its_end(still, monkeypatch):
+    """It may hold thousands of files, and nobody would be served meanwhile; a small file is taken in between."""
+    small, rules = still.rig.write("guide/a.md", PAGE), still.rig.write("guide/domain.toml", "")
+    taken, synced = [{small.parent}, {rules}, {small}], []
+    monkeypatch.setattr(still.watcher, "take", lambda timeout: taken.pop(0))
+    monkeypatch.setattr(still.rig.pipeline, "sync", lambda changes: synced.append(changes) or Report())
+    while taken:
+        still.rig.pipeline.between()
+    assert synced == [{small}]
+    assert still.ingester.queue == 2
+    monkeypatch.undo()
+
+
+def test_a_file_that_is_written_to_all_the_time_does_not_put_off_the_housekeeping(still, monkeypatch):
+    tidied = threading.Event()
+    monkeypatch.setattr(ingester, "_UNTIDY_S", 0.1)
+    monkeypatch.setattr(Watcher, "pending", 1)
+    monkeypatch.setattr(still.rig.pipeline, "tidy", tidied.set)
+    still.ingester.start()
+    wait_until(lambda: still.ingester.state.reconciled_s is not None)
+    for number in range(100):
+        still.rig.write("guide/a.md", f"{PAGE}{number}\n")
+        if tidied.wait(0.1):
+            break
+    assert tidied.is_set()
 
 
 def test_stopping_in_the_middle_is_quick_and_loses_nothing(tmp_path):
