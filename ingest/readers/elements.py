@@ -24,6 +24,7 @@ from ingest.parse import Builder, Options, Parsed
 from ingest.readers import html, package, word
 from rag.errors import MissingPackage, ParseFailed
 
+_LONGEST_TITLE = 300  # characters; some put a slide's whole text into the title's box, and it is no heading then
 _SKIPPED = {"Header", "Footer", "PageBreak", "PageNumber", "Image"}
 
 
@@ -66,7 +67,8 @@ def read_pptx(data: bytes, options: Options) -> Parsed:
     for page, slide in groupby(found, key=lambda element: element.metadata.page_number):
         elements = list(slide)
         # Depth 0 is the title's placeholder; deeper "titles" are short texts anywhere. Shapes may lie in any order.
-        title_at = next((i for i, e in enumerate(elements) if e.category == "Title" and not e.metadata.category_depth), None)
+        titles = (i for i, e in enumerate(elements) if e.category == "Title" and not e.metadata.category_depth)
+        title_at = next((i for i in titles if len(elements[i].text) <= _LONGEST_TITLE), None)
         if title_at is not None:
             title = title or elements[title_at].text
             _add(builder, elements.pop(title_at), heading=True)

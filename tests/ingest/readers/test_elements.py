@@ -278,3 +278,12 @@ def test_many_wrappers_side_by_side_take_no_time():
     prepared = word.prepare(zipfile.ZipFile(io.BytesIO(data)))
     assert time.process_time() - started < 10
     assert zipfile.ZipFile(prepared).read("word/document.xml").count(b"<w:body><w:p><w:r><w:t>word") == 1
+
+
+def test_a_slide_whose_title_box_holds_all_its_text_is_no_heading():
+    deck = pptx.Presentation()
+    deck.slides.add_slide(deck.slide_layouts[5]).shapes.title.text = "All human beings are born free and equal. " * 20
+    parsed = parse(saved(deck), "a.pptx")
+    assert heads(parsed) == [(1, "Slide 1")]
+    assert len(blocks(parsed, "paragraph")[0]) > 800
+    assert parsed.title is None
