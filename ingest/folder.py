@@ -6,6 +6,7 @@ it leads to a plain file inside. What is done about what is found: `ingest/pipel
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -18,6 +19,9 @@ from ingest.ledger import Stamp
 from rag.domains import Domain
 
 log = logging.getLogger(__name__)
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
+"""What the system says of a file that is not there, or not for us. Anything else comes of the disk or the network, and says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ class Folder:
             at = os.path.join(at, part)
             try:
                 info = os.lstat(at)
-            except OSError:
+            except OSError as error:
+                self._doubt(relative, error)
                 return
             if sys.platform in ("darwin", "win32") and part not in _listing(os.path.dirname(at)):
                 return  # there under another case: after a case-only rename the old name still opens
@@ -81,12 +86,20 @@ class Folder:
                 return
         if stat.S_ISDIR(info.st_mode):
             yield from self._walk(domain, at, below + "/" if below else "")
-        elif seen := self._file(domain, at, below, info):
-            yield seen
+            return
+        try:
+            if seen := self._file(domain, at, below, info):
+                yield seen
+        except OSError as error:
+            self._doubt(relative, error)
 
     def find(self, relative: str) -> Seen | None:
         """The document at exactly that path."""
         return next((seen for seen in self.look(relative) if seen.path == relative), None)
+
+    def is_unsure(self, relative: str) -> bool:
+        """Whether the system could not say what is at that path."""
+        return any(f"{relative}/".startswith(f"{top}/") for top in self.unsure)
 
     def _walk(self, domain: Domain, top: str, prefix: str) -> Iterator[Seen]:
         stack = [(top, prefix)]
@@ -95,14 +108,11 @@ class Folder:
             try:
                 with os.scandir(directory) as entries:
                     found = list(entries)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
             except PermissionError:
                 log.warning("the folder %s may not be read; its files are not in the index", directory)
                 continue
-            except OSError as error:  # a mount that hangs or a disk that fails is no reason to forget documents
-                log.warning("the folder %s cannot be read now (%s); what is known of it stays", directory, error)
-                self.unsure.append(f"{domain.name}/{prefix}".rstrip("/"))
+            except OSError as error:
+                self._doubt(f"{domain.name}/{prefix}".rstrip("/"), error)
                 continue
             for entry in found:
                 below = prefix + entry.name
@@ -113,8 +123,14 @@ class Folder:
                         stack.append((entry.path, below + "/"))
                     elif seen := self._file(domain, entry.path, below, entry.stat(follow_symlinks=False)):
                         yield seen
-                except OSError:
-                    continue  # gone between the two looks
+                except OSError as error:  # often gone between the two looks
+                    self._doubt(_speakable(f"{domain.name}/{below}"), error)
+
+    def _doubt(self, relative: str, error: OSError) -> None:
+        """A mount that hangs or a disk that fails is no reason to forget documents."""
+        if error.errno not in _GONE:
+            log.warning("%s cannot be looked at now (%s); what is known of it stays", relative, error)
+            self.unsure.append(relative)
 
     def _file(self, domain: Domain, file: str, below: str, info: os.stat_result) -> Seen | None:
         if stat.S_ISLNK(info.st_mode):
@@ -122,10 +138,7 @@ class Folder:
             if not file.startswith(self._real + os.sep):
                 log.info("%s/%s is a link that leads out of the folder; it is left alone", domain.name, below)
                 return None
-            try:
-                info = os.lstat(file)
-            except OSError:
-                return None
+            info = os.lstat(file)
         if not stat.S_ISREG(info.st_mode):
             return None
         path = f"{domain.name}/{below}"

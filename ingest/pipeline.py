@@ -151,7 +151,8 @@ class Pipeline:
         """Document id -> the share of its present stage that is done, 0..1, while it is parsed or embedded."""
         self._told: dict[str, float] = {}
         self._under_way: set[str] = set()
-        self._started = time.time()
+        self._tried: set[str] = set()
+        """Documents that failed in this process for what may pass."""
         self._depth = 0
         self._pauses = 0
         self._spare: dict[str, NDArray[np.float32]] = {}
@@ -173,7 +174,8 @@ class Pipeline:
         self._depth += 1
         try:
             with self._timed("look"):
-                self._recipe.look()
+                if self._depth == 1:  # in between, what was read without a new program would be committed as if read with it
+                    self._recipe.look()
                 self._domains = read_domains(corpora)
                 folder = Folder(corpora, self._domains)
                 items, gone = self._compare(folder, changes, report)
@@ -227,7 +229,11 @@ class Pipeline:
         row = self._ledger.row(id)
         if row is None or row.container is None:
             raise UnknownDocument(f"There is no document {id!r} that lies in another file.", "See `GET /rag/documents`.")
-        return self._sandbox.extract(self._settings.corpora / row.container, row.path.removeprefix(row.container + "/"))
+        corpora = self._settings.corpora
+        found = Folder(corpora, read_domains(corpora)).find(row.container)
+        if found is None:
+            raise UnknownDocument(f"{row.container} is no longer in the folder.", "Its record goes in a moment.")
+        return self._sandbox.extract(Path(found.file), row.path.removeprefix(row.container + "/"), os.path.basename(row.container))
 
     def tidy(self) -> None:
         """What is done when the folder is quiet: what documents said before they changed leaves the ledger's files."""
@@ -282,7 +288,9 @@ class Pipeline:
             # The ledger's own doubts, a new file and a new size are certain; new times may be a mere touch.
             certain = (doubt and not self._is_retry(row, found)) or (row is not None and row.stamp.size != found.stamp.size)
             items.append(Item(found, row.id if row else item_id(found), row, self._domain(found.domain), queued=certain))
-        gone = [row for path, row in rows.items() if path not in seen and row.container not in seen and not _is_below(path, folder.unsure)]
+        gone = [row for path, row in rows.items() if path not in seen and row.container not in seen and not folder.is_unsure(path)]
+        # The small ones first: of a bulk most can be asked about soon, and not after the one book in it.
+        items.sort(key=lambda item: item.seen.stamp.size)
         queued = [(self._document(item, "queued"), item.seen.stamp) for item in items if item.queued]
         if queued:
             with self._timed("ledger"):
@@ -304,7 +312,7 @@ class Pipeline:
 
     def _is_due(self, row: Row, now: float) -> bool:
         """Whether what failed is to be tried again: once by every new process, else as `RETRIES` says."""
-        if row.tried_at is None or row.tried_at < self._started or row.tried_at > now:  # the clock was set back
+        if row.tried_at is None or row.id not in self._tried or row.tried_at > now:  # the clock was set back
             return True
         waits = RETRIES[row.error_code or ""]
         return row.attempts <= len(waits) and now >= row.tried_at + waits[row.attempts - 1]
@@ -403,7 +411,7 @@ class Pipeline:
             self._ledger.restamp(row.id, work.stamp, row.status)
 
     def _commit_failed(self, batch: list[Work], report: Report) -> None:
-        had_chunks = [work.item.id for work in batch if (row := work.item.row) is not None and (row.chunks or not row.clean)]
+        had_chunks = [work.item.id for work in batch if (row := self._known(work.item)) is not None and (row.chunks or not row.clean)]
         if had_chunks:
             self._ledger.mark(had_chunks, "embedding", unclean=True)
             self._store.delete_documents(had_chunks)
@@ -427,13 +435,13 @@ class Pipeline:
         stale: set[str] = set()
         for work in batch:
             item = work.item
-            row = self._ledger.row(item.id) if item.row is not None else None
-            trusted = row is not None and row.clean and row.fingerprint == self._recipe.base and not self._lost(item)
+            row = self._known(item)
+            trusted = row is not None and row.clean and row.fingerprint == self._recipe.base and not self._lost(item, row)
             old = {known.id: known for known in self._ledger.chunks(item.id)} if trusted else {}
             same_payload = row is not None and row.title == self._title(item, work)
             write[item.id] = [chunk for chunk in work.chunks if not (same_payload and (k := old.get(chunk.id)) and _same(k, chunk))]
             self.counters["chunks_kept"] += len(work.chunks) - len(write[item.id])
-            there = set(old) if trusted else (self._store.chunk_ids(item.id) if item.row is not None else set())
+            there = set(old) if trusted else (self._store.chunk_ids(item.id) if row is not None else set())
             stale |= there - {chunk.id for chunk in work.chunks}
         paused = self._pauses
         try:
@@ -528,6 +536,8 @@ class Pipeline:
 
     def _commit(self, work: Work, document: Document) -> None:
         row, code = work.item.row, work.failure.code if work.failure else None
+        if code in RETRIES:
+            self._tried.add(document.id)
         before = row.attempts if row is not None and row.error_code == code and row.sha256 == work.sha256 else 0
         self._ledger.commit(
             document,
@@ -540,26 +550,40 @@ class Pipeline:
             attempts=before + 1 if code in RETRIES else 0,
         )
 
-    def _lost(self, item: Item) -> bool:
+    def _known(self, item: Item) -> Row | None:
+        """What the ledger has of the document now, unless it is merely queued: then nothing is stored of it.
+
+        Not `item.row`, which is what it was when the file was looked at: a sync in between may have stored it since.
+        """
+        row = self._ledger.row(item.id)
+        return row if row is not None and (item.row is not None or row.fingerprint is not None) else None
+
+    def _lost(self, item: Item, row: Row) -> bool:
         """Whether the store has fewer chunks than the ledger says (it was rebuilt)."""
         looked_at = item.queued or item.container is not None
-        return item.row is not None and looked_at and self._store.count(document_id=item.id) != item.row.chunks
+        return looked_at and self._store.count(document_id=item.id) != row.chunks
 
     # Forgetting
 
     def _forget(self, folder: Folder, rows: list[Row], report: Report) -> None:
         """Remove documents whose file is (still) gone."""
-        now = [row for row in (self._ledger.row(row.id) for row in rows) if row is not None]
-        gone = [row for row in now if folder.find(row.container or row.path) is None]
-        if gone and not self._settings.corpora.is_dir():
-            return  # a disk that went in the middle of a look took no documents along
+        removed = report.removed
         step = self._settings.ingest.batch_chunks
-        for i in range(0, len(gone), step):
-            self._erase(gone[i : i + step])
-            report.removed += len(gone[i : i + step])
-            self.between()
-        if gone:
+        for i in range(0, len(rows), step):
+            # Looked at once more each time: what ran in between may have found some of them back.
+            now = [row for row in (self._ledger.row(row.id) for row in rows[i : i + step]) if row is not None]
+            gone = [row for row in now if self._is_gone(folder, row.container or row.path)]
+            if gone and not self._settings.corpora.is_dir():
+                return  # a disk that went in the middle of a look took no documents along
+            if gone:
+                self._erase(gone)
+                report.removed += len(gone)
+                self.between()
+        if report.removed > removed:
             self._ledger.scrub()
+
+    def _is_gone(self, folder: Folder, path: str) -> bool:
+        return folder.find(path) is None and not folder.is_unsure(path)
 
     def _erase(self, rows: list[Row]) -> int:
         ids = [row.id for row in rows]
@@ -639,10 +663,6 @@ def _same(known: Any, chunk: Chunk) -> bool:
 def _stem(path: str) -> str:
     name = path.rpartition("/")[2]
     return name.rpartition(".")[0] or name
-
-
-def _is_below(path: str, tops: list[str]) -> bool:
-    return any(path == top or path.startswith(top + "/") for top in tops)
 
 
 def _files(batch: Iterable[Work]) -> int:

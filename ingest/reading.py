@@ -104,7 +104,7 @@ class Work:
     """None for the chunks of a renamed or copied file, whose vectors are in the store."""
     failure: Failure | None = None
     members: frozenset[str] | None = None
-    """Ids of all that lie in the file; None for a file that cannot hold others, and for members."""
+    """Ids of all that lie in the file; None if what lay in it stays: for a file that cannot hold others, and for members."""
 
     @property
     def media_type(self) -> str:
@@ -369,6 +369,9 @@ class Reader:
         whole = self._adopted(item, twin, stamp)
         if whole is None or None in works:
             return None
+        # Between these looks the other thread may have committed newer ones, whose text is not this file's.
+        if any(self._ledger.row(row.id) != row for row in (*inside, twin)):
+            return None
         if holds_members(name):
             whole.members = frozenset(work.item.id for work in works if work)
         return [*(work for work in works if work), whole]
@@ -392,7 +395,9 @@ def item_id(seen: Seen) -> str:
 
 
 def _failed(item: Item, stamp: Stamp, failure: Failure, sha256: str | None = None, size: int | None = None) -> Work:
-    return Work(item, "failed", stamp, stamp.size if size is None else size, sha256, failure=failure)
+    # A file that cannot be read stands for nothing that once lay in it.
+    members = frozenset[str]() if item.container is None else None
+    return Work(item, "failed", stamp, stamp.size if size is None else size, sha256, failure=failure, members=members)
 
 
 def _stamp(file: str) -> Stamp | None:

@@ -6,6 +6,7 @@ All of it at random is in `test_property.py`, death in `test_faults.py`, the wat
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import shutil
@@ -217,6 +218,31 @@ def test_a_disk_that_goes_in_the_middle_of_a_look_takes_nothing_along(rig, tmp_p
     assert len(rig.statuses()) == 3
     os.rename(tmp_path / "away", rig.corpora)
     assert rig.pipeline.sync(None).unchanged == 3
+    assert_index_is_folder(rig)
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("call", ["lstat", "scandir"])
+def test_a_disk_that_fails_takes_nothing_along(rig, monkeypatch, call, named):
+    """An error of the disk or the network does not say that a file is gone; the index waits for an answer."""
+    file = rig.write("guide/deep/a.md", PAGE)
+    rig.pipeline.sync(None)
+    real = getattr(os, call)
+
+    def fail(path=".", *args, **kwargs):
+        if "deep" in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, call, fail)
+        if not named and call == "lstat":
+            # What a walk asks of its entries is not `os.lstat`, so this is the look before a document is forgotten.
+            failing.setattr("ingest.folder.Folder._walk", lambda *_: iter(()))
+        rig.pipeline.sync([file.parent if call == "scandir" else file] if named else None)
+    assert rig.statuses() == {"guide/deep/a.md": "indexed"}
+    file.unlink()
+    rig.pipeline.sync(None)
     assert_index_is_folder(rig)
 
 

@@ -11,7 +11,7 @@ from email.message import EmailMessage
 import pytest
 from PIL import Image
 
-from ingest import members, sandbox
+from ingest import members, reading, sandbox
 from ingest.members import Entry, Limits, Opening, extract, walk
 from ingest.parse import Options
 from rag.errors import ParseFailed, Refused, UnknownDocument
@@ -145,6 +145,19 @@ def test_a_mail_and_its_attachments_are_documents(rig):
     rig.check()
 
 
+def test_the_bytes_of_a_member_come_from_inside_the_folder_or_not_at_all(rig, tmp_path):
+    """Also of a linked archive; and a folder that has become a link that leads out is not followed."""
+    rig.write("guide/deep/a.zip", zipped(a_md=NOTE))
+    (rig.corpora / "guide/b.zip").symlink_to(rig.corpora / "guide/deep/a.zip")
+    sync(rig)
+    assert rig.pipeline.extract(rig.document("guide/b.zip/a.md").id) == NOTE.encode()
+    id = rig.document("guide/deep/a.zip/a.md").id
+    shutil.move(rig.corpora / "guide/deep", tmp_path / "deep")
+    (rig.corpora / "guide/deep").symlink_to(tmp_path / "deep")
+    with pytest.raises(UnknownDocument):
+        rig.pipeline.extract(id)
+
+
 def test_a_changed_archive_embeds_only_what_changed_in_it(rig):
     rig.write("guide/a.zip", zipped(a_md=NOTE, b_md="# Other\n\nIt stays.\n", c_md="# Third\n\nIt goes.\n"))
     sync(rig)
@@ -156,6 +169,31 @@ def test_a_changed_archive_embeds_only_what_changed_in_it(rig):
     rig.write("guide/a.zip", b"PK\x03\x04 broken now")
     sync(rig)
     assert rig.statuses() == {"guide/a.zip": "broken_file"}
+
+
+def test_an_archive_that_may_not_be_read_any_more_takes_its_files_along(tmp_path, monkeypatch):
+    """It fails, and what lay in it is no more in the index than a plain file that fails."""
+    rig = build_rig(tmp_path, max_file_mb=1)
+    file = rig.write("guide/a.zip", zipped(a_md=NOTE))
+    sync(rig)
+    assert set(rig.statuses()) == {"guide/a.zip", "guide/a.zip/a.md"}
+    with open(file, "ab") as opened:
+        opened.truncate(2 << 20)
+    sync(rig)
+    assert rig.statuses() == {"guide/a.zip": "too_large"}
+    assert rig.store.count() == 0
+    rig.write("guide/a.zip", zipped(a_md=NOTE))
+    sync(rig)
+    assert set(rig.statuses()) == {"guide/a.zip", "guide/a.zip/a.md"}
+
+    def refuse(file, limit):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reading, "_digest", refuse)
+    rig.write("guide/a.zip", zipped(a_md=NOTE, b_md=NOTE))
+    sync(rig)
+    assert rig.statuses() == {"guide/a.zip": "unreadable"}
+    close_rig(rig)
 
 
 def test_a_renamed_archive_takes_its_files_along_unread(rig, monkeypatch):
@@ -230,11 +268,10 @@ def test_files_that_hang_the_parser_are_named_and_after_some_the_rest_is_left(tm
     assert len(found) == 6
 
 
-@pytest.mark.parametrize("part", ["ledger", "store"])
-def test_after_a_crash_in_the_middle_of_an_archive_it_is_whole_again(tmp_path, monkeypatch, part):
+@pytest.mark.parametrize(("part", "method"), [("ledger", "commit"), ("ledger", "mark"), ("store", "upsert_many")])
+def test_after_a_crash_in_the_middle_of_an_archive_it_is_whole_again(tmp_path, monkeypatch, part, method):
     """The file is committed after all that lies in it: killed after any write, the next sync makes it whole."""
-    method = {"ledger": "commit", "store": "upsert_many"}[part]
-    for nth in range(1, 6):
+    for nth in range(1, 9 if method == "mark" else 6):
         base = tmp_path / str(nth)
         rig = build_rig(base, batch_chunks=1)
         rig.write("guide/a.zip", zipped(a_md=NOTE, b_md=NOTE + "b", c_md=NOTE + "c"))
@@ -244,8 +281,10 @@ def test_after_a_crash_in_the_middle_of_an_archive_it_is_whole_again(tmp_path, m
         real = getattr(target, method)
 
         def fail(*args, real=real, calls=calls, nth=nth, **kwargs):
-            found = real(*args, **kwargs)
             calls.append(1)
+            if len(calls) == nth and method == "mark":
+                raise Crash  # before it: between one document's last write and the next one's first
+            found = real(*args, **kwargs)
             if len(calls) == nth:
                 raise Crash
             return found
@@ -276,6 +315,14 @@ def test_a_lost_store_is_filled_again_from_inside_archives(tmp_path):
     sync(rig)
     assert set(rig.statuses().values()) == {"indexed"}
     close_rig(rig)
+
+
+def test_passages_of_one_member_that_the_store_lost_come_back(rig):
+    rig.write("guide/a.zip", zipped(a_md=NOTE, b_md="# Other\n\nIt stays.\n"))
+    sync(rig)
+    rig.store.delete_document(rig.document("guide/a.zip/a.md").id)
+    sync(rig)
+    assert rig.store.count(document_id=rig.document("guide/a.zip/a.md").id) == 1
 
 
 def test_the_reasons_of_a_walk_have_a_remedy():

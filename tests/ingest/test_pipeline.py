@@ -17,7 +17,7 @@ from ingest import programs, reading
 from ingest.ingester import Ingester
 from ingest.members import Entry
 from ingest.parse import Block, Parsed
-from ingest.pipeline import Removed
+from ingest.pipeline import Pipeline, Removed
 from ingest.watch import Watcher
 from rag.errors import Refused, UnknownDocument
 from rag.records import Document, Failure
@@ -161,6 +161,98 @@ def test_a_copy_shares_vectors_and_outlives_its_original(rig):
     assert rig.statuses() == {"guide/b.md": "indexed"}
 
 
+def test_a_copy_whose_original_changes_that_moment_keeps_its_own_text(rig, monkeypatch):
+    """The reading thread finds the original; before it has fetched its text, the other thread commits a new one."""
+    rig.write("guide/a.md", PAGE)
+    sync(rig)
+    original, text = rig.document("guide/a.md"), rig.ledger.text
+    row = rig.ledger.row(original.id)
+
+    def commit_first(id):
+        rig.ledger.commit(original, row.stamp, sha256="of other bytes", own_title=None, fingerprint=row.fingerprint, text="new", chunks=[])
+        return text(id)
+
+    copy = rig.write("guide/b.md", PAGE)
+    monkeypatch.setattr(rig.ledger, "text", commit_first)
+    rig.pipeline.sync([copy])
+    assert text(rig.document("guide/b.md").id) == PAGE
+
+
+def test_a_file_put_back_while_others_are_forgotten_stays(tmp_path):
+    """It comes back between two batches of the forgetting, and the sync of that moment finds it unchanged."""
+    rig = build_rig(tmp_path, batch_chunks=2)
+    for name in "abcd":
+        rig.write(f"guide/{name}.md", f"# {name}\n\nWords of {name}.\n")
+    sync(rig)
+    shutil.move(rig.corpora / "guide", tmp_path / "away")
+    (rig.corpora / "guide").mkdir()
+
+    back = []
+
+    def between() -> bool:
+        if back:
+            return False
+        back.append(rig.ledger.documents()[0][-1].path)
+        os.rename(tmp_path / "away" / Path(back[0]).name, rig.corpora / back[0])
+        rig.pipeline.sync([rig.corpora / back[0]])
+        return True
+
+    rig.pipeline.between = between
+    sync(rig)
+    assert rig.statuses() == {back[0]: "indexed"}
+    close_rig(rig)
+
+
+def test_a_title_that_is_in_no_passage_is_changed_in_all_of_them(rig):
+    for title in ("Tea", "Coffee"):
+        rig.write("guide/a.html", f"<html><head><title>{title}</title></head><body><p>It is hot.</p></body></html>")
+        sync(rig)  # looks at the payloads
+        assert rig.document("guide/a.html").title == title
+
+
+def test_a_file_that_changes_after_it_was_read_needs_no_second_sync(rig):
+    file, read = rig.write("guide/a.md", PAGE), rig.pipeline._reader.read
+
+    def read_and_change(item):
+        for work in read(item):
+            if work.text == PAGE:
+                file.write_text("# Coffee\n")
+            yield work
+
+    rig.pipeline._reader.read = read_and_change
+    assert sync(rig).changing == []
+    assert rig.ledger.text(rig.document("guide/a.md").id) == "# Coffee\n"
+
+
+@pytest.mark.parametrize("second", ["# Coffee\n\nIt is roasted.\n", "\0\1\2" * 50])
+def test_a_file_that_a_sync_in_between_stored_leaves_nothing_of_its_first_text(tmp_path, second):
+    """Both syncs read it: the one under way has it waiting, the one in between comes by another of its names."""
+    rig = build_rig(tmp_path, batch_chunks=1)
+    # The reading thread is held back until the sync in between is through.
+    read, ready = rig.pipeline._reader.read, threading.Event()
+
+    def read_later(item):
+        if threading.current_thread().name.startswith("ingest-reader"):
+            ready.wait(20)
+        return read(item)
+
+    def take_in() -> bool:
+        rig.pipeline.between = lambda: False
+        rig.pipeline.sync([rig.corpora / "guide/c.md"])
+        assert rig.store.count(document_id=rig.document("guide/c.md").id)
+        rig.write("guide/c.md", second)
+        ready.set()
+        return True
+
+    rig.write("guide/c.md", "# Water\n\nIt boils.\n")
+    rig.pipeline._reader.read = read_later
+    rig.pipeline.between = take_in
+    rig.pipeline.sync(None)
+    rig.check()
+    assert (rig.document("guide/c.md").error is None) == second.startswith("#")
+    close_rig(rig)
+
+
 def test_a_case_only_rename_is_a_rename(rig):
     rig.write("guide/readme.md", PAGE)
     sync(rig)
@@ -263,6 +355,11 @@ def test_an_unreadable_file_is_retried_without_noise(rig, monkeypatch):
     assert rig.statuses() == {"guide/a.md": "indexed"}
 
 
+def another(rig: Rig) -> Pipeline:
+    """As a new process would have it."""
+    return Pipeline(rig.settings, rig.ledger, rig.store, rig.embedder, rig.sandbox)
+
+
 def test_what_may_pass_is_tried_again_later_and_later_and_then_left_alone(rig, monkeypatch):
     """30 s, 2 min, ... after a failure; once more by each new process; a changed clock does not stop it."""
     rig.write("guide/a.md", PAGE)
@@ -275,7 +372,6 @@ def test_what_may_pass_is_tried_again_later_and_later_and_then_left_alone(rig, m
     monkeypatch.setattr(reading, "_digest", refuse)
     monkeypatch.setitem(module.RETRIES, "unreadable", (30.0, 120.0))
     monkeypatch.setattr(time, "time", lambda: now)
-    rig.pipeline._started = now
     seen = []
     for later in (0, 29, 2, 100, 21, 10_000, 100_000):
         now += later
@@ -286,8 +382,11 @@ def test_what_may_pass_is_tried_again_later_and_later_and_then_left_alone(rig, m
     assert rig.pipeline.due() == {rig.corpora / "guide/a.md"}
     now += 2_000_000
     assert rig.pipeline.due() == set()
-    rig.pipeline._started = now
-    assert rig.pipeline.due() == {rig.corpora / "guide/a.md"}
+    assert another(rig).due() == {rig.corpora / "guide/a.md"}
+    now -= 10_000_000  # set back behind the start of this process: once more, and not at each look until it is there again
+    for _ in range(5):
+        rig.pipeline.sync(rig.pipeline.due())
+    assert len(tries) == seen[-1] + 1
 
 
 def test_a_file_that_wants_a_program_is_read_once_it_is_installed(rig, monkeypatch):
@@ -307,6 +406,39 @@ def test_a_file_that_wants_a_program_is_read_once_it_is_installed(rig, monkeypat
     found = ("tesseract",)
     sync(rig)
     assert rig.statuses() == {"guide/a.png": "indexed"}
+
+
+def test_what_was_read_before_a_program_was_installed_is_read_again_with_it(tmp_path, monkeypatch):
+    """It is installed between the reading and the storing, and another file changes in that moment."""
+    found = ()
+    rig = build_rig(tmp_path, batch_chunks=1)
+    monkeypatch.setattr(programs, "available", lambda: found)
+    other = rig.write("guide/other.md", PAGE)
+    sync(rig)
+    for name in "ab":
+        rig.write(f"guide/{name}.png", b"\x89PNG\r\n\x1a\n" + name.encode())
+    reads = []
+
+    def read(path, *_, **__):
+        reads.append(path.name)
+        yield Entry("", 9, None, Parsed(f"words {found}", (Block("paragraph", 0, 5),), None))
+
+    def between() -> bool:
+        nonlocal found
+        if len(reads) < 2 or found:
+            return False
+        found = ("tesseract",)
+        rig.pipeline.sync([other])
+        return False
+
+    monkeypatch.setattr(rig.sandbox, "read", read)
+    rig.pipeline.between = between
+    rig.pipeline.sync(None)
+    assert found
+    rig.pipeline.sync(None)
+    texts = [rig.ledger.text(rig.document(f"guide/{name}.png").id) for name in "ab"]
+    assert texts == ["words ('tesseract',)"] * 2
+    close_rig(rig)
 
 
 def test_a_good_file_that_becomes_bad_and_good_again_follows(rig):
@@ -537,6 +669,23 @@ def check_vectors(rig: Rig) -> None:
             assert float(stored[c.id] @ fresh.embed_passages([text])[0]) > 0.999
 
 
+def test_an_edit_that_a_crash_cut_short_and_that_is_taken_back_leaves_nothing(tmp_path, monkeypatch):
+    """The store has as many chunks as the ledger says, and they are others."""
+    rig = build_rig(tmp_path)
+    rig.write("guide/a.md", PAGE)
+    sync(rig)
+    rig.write("guide/a.md", PAGE.replace("eighty", "ninety"))
+    monkeypatch.setattr(rig.ledger, "commit", lambda *_, **__: (_ for _ in ()).throw(Crash))
+    with pytest.raises(Crash):
+        rig.pipeline.sync(None)
+    monkeypatch.undo()
+    close_rig(rig)
+    rig = build_rig(tmp_path)
+    rig.write("guide/a.md", PAGE)
+    sync(rig)
+    close_rig(rig)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_random_changes_and_restarts_always_end_with_the_index_equal_to_the_folder(tmp_path, seed):
     dice = random.Random(seed)
@@ -648,13 +797,13 @@ def test_a_delete_through_a_link_that_leads_out_is_refused(rig, tmp_path):
 
 def test_a_delete_in_the_middle_of_a_sync_is_not_undone_by_it(tmp_path):
     rig = build_rig(tmp_path)
-    rig.write("guide/a.md", "\n".join(f"# {i}\n\ntext {i}\n" for i in range(200)))
+    rig.write("guide/a.md", "\n".join(f"# {i}\n\n" + f"text {i} " * 60 for i in range(50)))
     receipts = []
 
     def between() -> bool:
-        if receipts or rig.document("guide/a.md") is None:
+        if receipts or (document := rig.document("guide/a.md")) is None or document.status != "embedding":
             return False
-        receipts.append(rig.pipeline.remove(rig.document("guide/a.md").id))
+        receipts.append(rig.pipeline.remove(document.id))
         return True
 
     rig.pipeline.between = between
@@ -705,7 +854,7 @@ def test_the_share_that_is_done_is_told_while_a_long_document_is_read_and_embedd
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
 def test_reading_and_embedding_give_way_to_whoever_asks(rig):
-    """Lowest priority on the threads of ingest, and the usual one on all others."""
+    """A low priority on the threads of ingest, and the usual one on all others."""
     niceness = {}
     embed, read = rig.embedder.embed_passages, rig.sandbox.read
 
@@ -723,5 +872,5 @@ def test_reading_and_embedding_give_way_to_whoever_asks(rig):
     ingester.start()
     assert ingester.wait_idle(30)
     ingester.stop()
-    assert niceness == {"embed": 19, "read": 19}
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
+    assert niceness == {"embed": 10, "read": 10}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 10
