@@ -130,6 +130,16 @@ def test_a_damaged_ledger_is_set_aside_and_begun_anew(tmp_path, damage, caplog):
     assert "set aside" in caplog.text
 
 
+def test_what_is_being_deleted_is_shown_to_nobody(ledger):
+    document = put(ledger, "a/x.md")
+    ledger.mark_deleting([document.id])
+    assert ledger.document(document.id) is None
+    assert ledger.documents() == ([], None)
+    assert ledger.text(document.id) is None
+    assert ledger.counts() == {}
+    assert ledger.row(document.id).deleting
+
+
 def test_a_commit_that_fails_is_undone_and_the_next_one_holds(ledger):
     """As a full disk makes it fail: a transaction left open would swallow all that is written from then on."""
 

@@ -81,6 +81,12 @@ def test_an_archive_with_too_much_in_it_is_not_unpacked_at_all():
     assert outcomes(big, "x.zip") == {"": "read", "big.txt": "too_large", "b.md": "read"}
 
 
+def test_what_is_unpacked_counts_for_all_archives_in_one_together():
+    inner = zipped(large_txt="x" * (3 << 20))
+    found = outcomes(zipped(one_zip=inner, two_zip=inner), "x.zip", Limits(each=4 << 20, files=100, unpacked=4 << 20, depth=3))
+    assert (found["one.zip"], found["one.zip/large.txt"], found["two.zip"]) == ("read", "read", "too_large")
+
+
 def test_one_bad_file_does_not_take_the_others_along():
     data = zipped(a_pdf=b"%PDF-1.4 half", b_md=NOTE, c_exe=b"MZ", d_md=b"\0\1\2" * 99)
     assert outcomes(data, "x.zip") == {
@@ -220,6 +226,17 @@ def test_an_archive_that_moves_to_a_domain_with_other_rules_is_read_by_them(rig)
     os.rename(rig.corpora / "guide/a.zip", rig.corpora / "strict/a.zip")
     sync(rig)
     assert set(rig.statuses()) == {"strict/a.zip", "strict/a.zip/a.md"}
+
+
+def test_a_rule_for_one_place_holds_for_an_archive_that_is_moved_there(rig):
+    rig.write("guide/domain.toml", 'ignore = ["deep/a.zip/b.md"]\n')
+    file = rig.write("guide/a.zip", zipped(a_md=NOTE, b_md="# Other\n"))
+    sync(rig)
+    assert set(rig.statuses()) == {"guide/a.zip", "guide/a.zip/a.md", "guide/a.zip/b.md"}
+    (rig.corpora / "guide/deep").mkdir()
+    shutil.move(file, rig.corpora / "guide/deep/a.zip")
+    sync(rig)
+    assert set(rig.statuses()) == {"guide/deep/a.zip", "guide/deep/a.zip/a.md"}
 
 
 def test_a_rule_that_changes_reaches_into_archives(rig):
