@@ -126,7 +126,7 @@ def _bytes(path: str, most: int) -> bytes:
 
 
 def _stepper(answers: Any) -> Callable[[int, int], None]:
-    told = 0.0
+    told = time.monotonic()  # a file that is read at once says nothing
 
     def step(done: int, of: int) -> None:
         nonlocal told
