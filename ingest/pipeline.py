@@ -436,7 +436,7 @@ class Pipeline:
         for work in batch:
             item = work.item
             row = self._known(item)
-            trusted = row is not None and row.clean and row.fingerprint == self._recipe.base and not self._lost(item, row)
+            trusted = row is not None and row.clean and not self._lost(item, row)
             old = {known.id: known for known in self._ledger.chunks(item.id)} if trusted else {}
             same_payload = row is not None and row.title == self._title(item, work)
             write[item.id] = [chunk for chunk in work.chunks if not (same_payload and (k := old.get(chunk.id)) and _same(k, chunk))]

@@ -104,7 +104,9 @@ class Desk(RuleBasedStateMachine):
     def write(self, path: str, data: bytes) -> None:
         """Also where a file stands in the way of the folder, or a folder in that of the file."""
         file = self.clear(path)
-        if file.is_dir() and not file.is_symlink():
+        if file.is_symlink() and not file.is_file():
+            file.unlink()  # to a folder or to nothing
+        elif file.is_dir():
             shutil.rmtree(file)
         file.write_bytes(data)
 

@@ -63,7 +63,7 @@ def assert_index_is_folder(rig: Rig) -> None:
 def _documents(file: Path) -> Iterator[tuple[str, str | EllipsisType | None]]:
     """The file itself, as an empty path, and what lies in it."""
     data = file.read_bytes()
-    if file.suffix != ".zip":
+    if file.suffix.lower() != ".zip":
         yield "", _text(file.suffix, data)
         return
     if not data:
@@ -80,7 +80,7 @@ def _documents(file: Path) -> Iterator[tuple[str, str | EllipsisType | None]]:
 
 
 def _text(suffix: str, data: bytes) -> str | None:
-    if suffix not in _TEXT or b"\0" in data:
+    if suffix.lower() not in _TEXT or b"\0" in data:
         return None
     return data.decode("utf-8").replace("\r\n", "\n")
 
