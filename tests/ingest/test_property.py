@@ -201,9 +201,9 @@ class Desk(RuleBasedStateMachine):
 
     @rule(folder=FOLDERS)
     def remove_folder(self, folder: str) -> None:
-        if (self.rig.corpora / folder).is_dir():
-            shutil.rmtree(self.rig.corpora / folder)
-            self.touched.append(self.rig.corpora / folder)
+        if (at := self.rig.corpora / folder).is_dir():
+            at.unlink() if at.is_symlink() else shutil.rmtree(at)
+            self.touched.append(at)
 
     @precondition(lambda self: self.away is None)
     @rule(folder=FOLDERS)
@@ -340,6 +340,8 @@ class Desk(RuleBasedStateMachine):
         if source.is_relative_to(target := self.rig.corpora / path) or target.is_relative_to(source) or target.is_dir():
             return None
         file = self.clear(path)
+        if file.is_symlink() and not file.is_file():
+            file.unlink()  # to nothing, or round in a circle
         return file if os.path.lexists(source) and not (file.exists() and file.samefile(source)) else None
 
     def existing(self, path: str) -> Path | None:
