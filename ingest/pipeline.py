@@ -66,6 +66,7 @@ class Stores(Protocol):
     def delete_documents(self, document_ids: Collection[str]) -> int: ...
     def count(self, domain: str | None = None, document_id: str | None = None) -> int: ...
     def documents(self) -> dict[str, int]: ...
+    def check_space(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +445,7 @@ class Pipeline:
             there = set(old) if trusted else (self._store.chunk_ids(item.id) if row is not None else set())
             stale |= there - {chunk.id for chunk in work.chunks}
         paused = self._pauses
+        self._store.check_space()  # on a full disk the embedding would be for nothing, again and again
         try:
             vectors = self._vectors(batch, write)
         except _CannotReread as error:

@@ -17,7 +17,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 from ingest.parse import Builder, Options, Parsed
@@ -62,10 +62,13 @@ def read_pptx(data: bytes, options: Options) -> Parsed:
     """A presentation: a slide is a page under its title, the speaker's notes at its end. Raises `ParseFailed`."""
     with package.opened(data) as archive:
         title = package.core_title(archive)
+        drawn = any(name.startswith("ppt/charts/") for name in archive.namelist())
+    charts = _charts(data) if drawn else {}
     builder = Builder(options.step)
     found = [element for element in _partition("pptx", io.BytesIO(data), options) if element.category not in _SKIPPED]
-    for page, slide in groupby(found, key=lambda element: element.metadata.page_number):
-        elements = list(slide)
+    slides = {page: list(slide) for page, slide in groupby(found, key=lambda element: element.metadata.page_number)}
+    for page in sorted(slides.keys() | charts.keys()):
+        elements = slides.get(page, [])
         # Depth 0 is the title's placeholder; deeper "titles" are short texts anywhere. Shapes may lie in any order.
         titles = (i for i, e in enumerate(elements) if e.category == "Title" and not e.metadata.category_depth)
         title_at = next((i for i in titles if len(elements[i].text) <= _LONGEST_TITLE), None)
@@ -76,7 +79,35 @@ def read_pptx(data: bytes, options: Options) -> Parsed:
             builder.add("heading", f"Slide {page}", level=1, page=page)  # else it would stand under the last slide's title
         for element in elements:
             _add(builder, element, heading=False)
+        for name, header, rows in charts.get(page, ()):
+            builder.add("paragraph", name, page=page)
+            builder.add_table(rows, page=page, header=header)
     return dataclasses.replace(builder.build(title), title=title)
+
+
+def _charts(data: bytes) -> dict[int, list[tuple[str, list[str], list[list[str]]]]]:
+    """The charts of each slide, counted from 1: name, column names and rows, as its data sheet has them. unstructured passes them over."""
+    import pptx
+
+    found: dict[int, list[tuple[str, list[str], list[list[str]]]]] = {}
+    for number, slide in enumerate(pptx.Presentation(io.BytesIO(data)).slides, 1):
+        for frame in slide.element.iter("{http://schemas.openxmlformats.org/presentationml/2006/main}graphicFrame"):
+            try:
+                shape = pptx.shapes.graphfrm.GraphicFrame(frame, slide.shapes)
+                if not shape.has_chart:
+                    continue
+                name = shape.chart.chart_title.text_frame.text if shape.chart.has_title else ""
+                for plot in shape.chart.plots:
+                    header = ["", *(series.name for series in plot.series)]
+                    columns = [[str(category) for category in plot.categories], *(map(_figure, series.values) for series in plot.series)]
+                    found.setdefault(number, []).append((name, header, [list(row) for row in zip_longest(*columns, fillvalue="")]))
+            except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+                continue  # a kind of chart that python-pptx does not know
+    return found
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:g}" if abs(value) < 1e6 else str(value).removesuffix(".0")
 
 
 def _partition(kind: str, file: io.BytesIO, options: Options) -> Iterator[Any]:

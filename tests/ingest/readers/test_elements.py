@@ -287,3 +287,35 @@ def test_a_slide_whose_title_box_holds_all_its_text_is_no_heading():
     assert heads(parsed) == [(1, "Slide 1")]
     assert len(blocks(parsed, "paragraph")[0]) > 800
     assert parsed.title is None
+
+
+def test_the_figures_of_a_chart_are_read_with_their_names():
+    """Each category is a row with the names of the series; a slide with nothing but a chart counts too."""
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    data = CategoryChartData()
+    data.categories = ["Spring", "Autumn"]
+    data.add_series("Tea", (12.5, 1200000))
+    data.add_series("Coffee", (7, None))
+    chart = slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, 0, 0, 5_000_000, 3_000_000, data).chart
+    chart.has_title = True
+    chart.chart_title.text_frame.text = "Cups sold"
+    packed = io.BytesIO()
+    deck.save(packed)
+    parsed = parse(packed.getvalue(), "a.pptx")
+    assert "Cups sold\n\nTea: 12.5; Coffee: 7" not in parsed.text
+    assert [parsed.text[b.start : b.end] for b in parsed.blocks] == [
+        "Slide 1", "Cups sold", "Spring; Tea: 12.5; Coffee: 7", "Autumn; Tea: 1200000",
+    ]  # fmt: skip
+    assert {b.page for b in parsed.blocks} == {1}
+
+
+def test_the_chart_of_a_real_deck_is_read(shared):
+    """Slide 4 of markitdown's sample has a title and a chart."""
+    file = next((shared / "files/markitdown").rglob("test.pptx"))
+    parsed = parse(file.read_bytes(), "test.pptx")
+    on_slide = [parsed.text[b.start : b.end] for b in parsed.blocks if b.page == 4]
+    assert len(on_slide) > 2
