@@ -156,6 +156,10 @@ _Style = tuple[float, bool, int]
 """Sorts as levels do: size (negative), not bold, depth of the numbering."""
 
 
+# Sizes that differ by less are one: the same heading of a report was found set in 13.5 and in 14 points, page by page.
+_ALIKE = 0.05
+
+
 def _headings(pages: list[list[list[Line] | Table]], body: _Type) -> dict[int, _Style]:
     """The style of each group of lines that is a heading, by the group's id."""
     found: dict[int, _Style] = {}
@@ -163,7 +167,11 @@ def _headings(pages: list[list[list[Line] | Table]], body: _Type) -> dict[int, _
         for group, after in itertools.zip_longest(page, page[1:]):
             if isinstance(group, list) and (style := _heading_style(group, after, body)):
                 found[id(group)] = style
-    return found
+    size, of = 0.0, {}
+    for negative, *_ in sorted(set(found.values())):
+        size = size if size and -negative >= size * (1 - _ALIKE) else -negative
+        of[negative] = -size
+    return {group: (of[style[0]], *style[1:]) for group, style in found.items()}
 
 
 def _heading_style(group: list[Line], after: list[Line] | Table | None, body: _Type) -> _Style | None:

@@ -276,3 +276,20 @@ def test_a_book_of_619_pages_takes_seconds(shared):
     assert time.process_time() - start < 30
     assert max(block.page for block in book.blocks) == 619
     assert next(b for b in book.blocks if "The History of the Chantry: Chapter 2" in b.label).page == 101
+
+
+def test_headings_of_nearly_one_size_are_of_one_level():
+    """13.5 and 14 points are one heading, set twice; 12 points are another."""
+    pages = [
+        [
+            text(size, 72, 760, f"Chapter {name}"),
+            *lines(10, 72, 730, *PROSE),
+            text(12, 72, 600, f"Part {name}"),
+            *lines(10, 72, 570, *PROSE),
+        ]
+        for size, name in ((14, "one"), (13.5, "two"))
+    ]
+    parsed = parse(make_pdf(pages), "a.pdf")
+    assert [(b.label, b.level) for b in parsed.blocks if b.kind == "heading"] == [
+        ("Chapter one", 1), ("Part one", 2), ("Chapter two", 1), ("Part two", 2),
+    ]  # fmt: skip
