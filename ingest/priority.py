@@ -8,8 +8,8 @@ import sys
 import threading
 
 _NICE = 10
-"""Linux then gives it a tenth of a core that an answer wants too. Not less: on a machine that is busy with something else a
-saved file would never be read (at 19 the first of 55 files took 22 s beside a load of 7)."""
+"""Linux then gives it a tenth of a core that an answer wants too. Not less: beside a program of the same session that keeps all
+cores busy, a saved file would hardly be read at 19."""
 
 
 def lower_priority() -> None:
