@@ -186,6 +186,13 @@ class Ingester:
                 self._serve_until(time.monotonic() + pause)
 
     def _sync(self, changes: Collection[Path] | None) -> Report:
+        if self._nested and changes is not None:
+            # What the sync around this one has still to finish is read again there if it changed; done twice it would only cost.
+            late = {path for path in changes if self.pipeline.under_way(path)}
+            self._later |= late
+            changes = set(changes) - late
+            if not changes:
+                return Report()
         report = self.pipeline.sync(changes)
         if changes is None and report.looked:
             self._reconciled = time.monotonic()
@@ -235,17 +242,14 @@ class Ingester:
         try:
             ran = self._serve()
             changes = self.watcher.take(0.0)
-            if changes:
-                late = {path for path in changes if self.pipeline.under_way(path)}
-                self._later |= late
-                changes -= late
             if changes is None:
                 self._rescan = True
             elif len(changes) > _FEW or any(_takes_long(path) for path in changes):
                 self._later |= changes
             elif changes:
-                self._later |= set(self.pipeline.sync(changes).changing)
-                ran = True
+                report = self._sync(changes)
+                self._later |= set(report.changing)
+                ran |= bool(report.indexed or report.failed or report.removed)
             return ran
         finally:
             self._nested = False
