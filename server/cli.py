@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
 
     bench = command("bench", "Measure speed on this machine; prints a table and one JSON line.")
-    bench.add_argument("--quick", action="store_true", help="smaller samples: a minute or two instead of twenty")
+    bench.add_argument("--quick", action="store_true", help="smaller samples: about ten minutes instead of an hour")
     bench.add_argument("--only", action="append", metavar="PART", help="measure only this part (repeatable)")
     return parser
 
