@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 # Chunks embedded at a time: one batch of the model and at most a second's work of 2 cores; then somebody who waits is served.
 _SLICE = 32
+# Bytes of a file that others need not wait for: 64 KB of text are about 150 passages, some seconds of embedding.
+_LONG = 64 << 10
 # Of a batch that takes longer, a document of hundreds of pages, the vectors are kept every so many chunks (about 20 s).
 _STASH = 16 * _SLICE
 # What may pass without the file changing, and after how many seconds it is tried again: a lock, a package being installed;
@@ -290,8 +292,8 @@ class Pipeline:
             certain = (doubt and not self._is_retry(row, found)) or (row is not None and row.stamp.size != found.stamp.size)
             items.append(Item(found, row.id if row else item_id(found), row, self._domain(found.domain), queued=certain))
         gone = [row for path, row in rows.items() if path not in seen and row.container not in seen and not folder.is_unsure(path)]
-        # The small ones first: of a bulk most can be asked about soon, and not after the one book in it.
-        items.sort(key=lambda item: item.seen.stamp.size)
+        # The long ones last: of a bulk most can be asked about soon, and not after the one book in it.
+        items.sort(key=lambda item: item.seen.stamp.size > _LONG)
         queued = [(self._document(item, "queued"), item.seen.stamp) for item in items if item.queued]
         if queued:
             with self._timed("ledger"):

@@ -874,3 +874,14 @@ def test_reading_and_embedding_give_way_to_whoever_asks(rig):
     ingester.stop()
     assert niceness == {"embed": 10, "read": 10}
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 10
+
+
+def test_of_a_bulk_the_long_files_come_last(rig):
+    """Most can be asked about soon, whatever the names."""
+    rig.write("a/book.md", "word " * 20_000)
+    for name in ("b.md", "c.md"):
+        rig.write(f"guide/{name}", PAGE + name)
+    sync(rig)
+    done = [d.path for d in rig.progress if isinstance(d, Document) and d.status == "indexed"]
+    assert sorted(done[:2]) == ["guide/b.md", "guide/c.md"]
+    assert done[2:] == ["a/book.md"]
