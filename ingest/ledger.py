@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rag.errors import InvalidInput
 from rag.records import Chunk, Document, Failure, Status
@@ -93,8 +93,7 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What `stat` says of a file; a file with an equal stamp is not read again."""
 
     size: int
@@ -107,8 +106,7 @@ class Stamp:
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What the pipeline needs to know of a document that the ledger has."""
 
     id: str
