@@ -3,7 +3,8 @@
     scale        vectors of a stand-in (`vectors.py`): what we do ourselves, without the embedder. Minutes.
     scale-real   the same with the real embedder. Half an hour or more, so it runs only when it is named (--only scale-real).
 
-Real files of ../shared/data/scale in a mixed order, so that each tenth has the same kinds. The ingest runs in a process of its own,
+Real files of ../shared/data/scale in a mixed order, so that each tenth has the same kinds; those of more than 64 KB are left out, since a
+sync takes them last, and the last tenth would be of them alone. The ingest runs in a process of its own,
 which makes its memory its own; a server is then started on what it made, and its memory compared with that of one on an empty folder.
 """
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 _ARCHIVES = (*corpus.ARCHIVES, "tldr")
 _CHARACTERS_A_CHUNK = 310  # seen in these archives in this order: short sections, tables and code
+_LONG = 64 << 10  # bytes, as in `ingest/pipeline.py`
 _FLAT = 0.10
 _LONGEST_S = 3 * 3600
 
@@ -141,7 +143,7 @@ def _listed(rates: list[float]) -> str:
 
 def _write(domain: Path, wanted: int) -> int:
     """Write files enough for so many chunks, in a mixed order; returns how many files. The same ones each time."""
-    texts = [text for name in _ARCHIVES for text in corpus.archive(name)]
+    texts = [text for name in _ARCHIVES for text in corpus.archive(name) if len(text.encode()) <= _LONG]
     random.Random(3).shuffle(texts)
     size = files = 0
     for files, text in enumerate(texts, 1):
