@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rag import gate, prompt
+from rag.adapters import Adapter
 from rag.cite import Citer, SentenceStream
 from rag.domains import Domain, find_domain
 from rag.embed import Embedder
-from rag.engine import Engine, Request
-from rag.errors import InvalidQuestion, UnknownModel
+from rag.engine import Request
+from rag.engines import Engines
+from rag.errors import InvalidQuestion
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage
 from rag.retrieve import closest_sentence, retrieve, strong
@@ -58,7 +60,7 @@ class Library:
     settings: Settings
     embedder: Embedder
     store: EdgeStore
-    engine: Engine
+    engines: Engines
     text_of: Callable[[str], str | None]
     metrics: Metrics
     executor: Executor
@@ -87,10 +89,11 @@ async def search(question: Question, library: Library) -> tuple[Passage, ...]:
 async def answer(question: Question, library: Library) -> AsyncGenerator[Event, None]:
     """Answer from the documents, or refuse: see the module. Raises any `ReadingRoomError`."""
     started = time.perf_counter()
-    settings, engine, metrics = library.settings, library.engine, library.metrics
+    settings, metrics = library.settings, library.metrics
     text = checked(question.text, settings.server.max_question_chars)
     domain = _domain(question, settings.corpora)
-    _check_model(question, domain, engine)
+    engine = await library.engines.find(question.model or (domain.model if domain else None))
+    adapter = engine.adapter(question.adapter or (domain.adapter if domain else None))
     outcome = "failed"
     generation = None
     try:
@@ -103,7 +106,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             yield Token(prompt.REFUSAL)
             timings = Timings(retrieve_ms, 0.0, _ms_since(started), _ms_since(started))
             outcome = "refused"
-            yield Done(prompt.REFUSAL, True, (), Usage(), timings, engine.model, finish_reason="refused")
+            yield Done(prompt.REFUSAL, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused")
             return
 
         max_tokens = min(question.max_tokens or settings.engine.max_tokens, engine.context_tokens // 2)
@@ -122,6 +125,9 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 max_tokens,
                 settings.engine.temperature if question.temperature is None else question.temperature,
                 question.seed,
+                adapter=adapter,
+                turns=ready.turns,
+                deadline_s=settings.engine.deadline_s,
             )
         )
         yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in passages if passage not in ready.used))
@@ -167,7 +173,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         outcome = "answered"
         finish = "length" if generation.finish_reason == "length" else "stop"
         timings = Timings(retrieve_ms, 0.0, ttft_ms, _ms_since(started))
-        yield Done("".join(said), False, tuple(citations), usage, timings, engine.model, finish_reason=finish)
+        yield Done("".join(said), False, tuple(citations), usage, timings, engine.model, _named(adapter), finish_reason=finish)
     except (asyncio.CancelledError, GeneratorExit):
         outcome = "left" if outcome == "failed" else outcome
         raise
@@ -203,14 +209,8 @@ def _domain(question: Question, corpora: Path) -> Domain | None:
     return find_domain(corpora, question.domain) if question.domain is not None else None
 
 
-def _check_model(question: Question, domain: Domain | None, engine: Engine) -> None:
-    """Only one model is loaded and no adapter yet: another name is an error, never a silent substitute."""
-    model = question.model or (domain and domain.model)
-    if model not in (None, "", engine.model):
-        raise UnknownModel(f"The model {model!r} is not loaded.", f"Leave `model` out, here or in domain.toml, or name {engine.model!r}.")
-    adapter = question.adapter or (domain and domain.adapter)
-    if adapter:
-        raise UnknownModel(f"There is no adapter {adapter!r}.", "Leave `adapter` out, here or in domain.toml; none is installed.")
+def _named(adapter: Adapter | None) -> str | None:
+    return str(adapter) if adapter is not None else None
 
 
 def _cite(finished: Sequence[str], citer: Citer, metrics: Metrics) -> list[Citation]:

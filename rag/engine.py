@@ -19,10 +19,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from rag import _llama, models
+from rag.adapters import Adapter
 from rag.errors import ModelUnusable, NotReady, QueueFull, ReadingRoomError
 from rag.records import Turn, Usage
 from rag.settings import Engine as EngineSettings
@@ -42,12 +44,38 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation: prompt tokens in, at most `max_tokens` out. `temperature` 0 is greedy; `seed` None is random."""
+    """One generation: prompt tokens in, at most `max_tokens` out.
+
+    `temperature` 0 is greedy; `seed` None is random. The text ends before the first of the `stop` strings. `grammar` is GBNF
+    (`rag/grammar.py` makes it of a JSON schema). `logprobs`: how many of the likeliest tokens are told at each step, None for
+    none at all. `deadline_s`: seconds after which the answer ends with what it has. `turns` is what `prompt` was rendered from.
+    """
 
     prompt: tuple[int, ...]
     max_tokens: int
     temperature: float = 0.0
     seed: int | None = None
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.0
+    repeat_penalty: float = 1.1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    grammar: str = ""
+    adapter: Adapter | None = None
+    logprobs: int | None = None
+    deadline_s: float | None = None
+    turns: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChances:
+    """A token that was chosen, its log probability, and the likeliest ones at that step, best first."""
+
+    text: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
 
 
 class Generation:
@@ -56,18 +84,26 @@ class Generation:
     Made by `Engine.submit` within a running event loop and consumed there.
     """
 
-    def __init__(self, request: Request, wake: Callable[[], None]) -> None:
+    def __init__(self, request: Request, wake: Callable[[], None], position: Callable[[Generation], int] = lambda _: 0) -> None:
         self.request = request
         self.usage = Usage(prompt_tokens=len(request.prompt))
         self.finish_reason: FinishReason = "stop"
+        self.chances: list[TokenChances] = []
+        """One for each token so far, where `request.logprobs` asks for them."""
         self.decoded_after_cancel = 0
         self.cancelled = False
         self.submitted_at = time.perf_counter()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
         self._wake = wake
+        self._position = partial(position, self)
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[str | ReadingRoomError | None] = asyncio.Queue()
+
+    @property
+    def position(self) -> int:
+        """How many are before it in the queue and itself; 0 once it runs."""
+        return self._position()
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The answer's text as it comes; closing the iteration cancels. Raises what broke the engine."""

@@ -2,12 +2,12 @@
 
     ReadingRoomError
     ├── InvalidInput (422)          what was asked for cannot be meant: InvalidQuestion, InvalidSettings
-    ├── NotFound (404)              UnknownDomain, UnknownDocument, UnknownModel
+    ├── NotFound (404)              UnknownDomain, UnknownDocument, UnknownModel, UnknownAdapter
     ├── Refused (403)               OutsideCorpora, UnsafeBinding
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
-    └── Broken (500)                ModelUnusable (503), StoreBroken, StoreFull (507), MissingPackage,
-                                 CannotListen
+    └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), StoreBroken,
+                                 StoreFull (507), MissingPackage, CannotListen
 
 `status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
 its own code. Raised, never printed and swallowed.
@@ -70,9 +70,15 @@ class UnknownDocument(NotFound):
 
 
 class UnknownModel(NotFound):
-    """A model or an adapter of that name is not loaded here."""
+    """There is no model of that name on this machine."""
 
     code, title = "unknown_model", "Unknown model"
+
+
+class UnknownAdapter(NotFound):
+    """No adapter of that name is installed."""
+
+    code, title = "unknown_adapter", "Unknown adapter"
 
 
 class Refused(ReadingRoomError):
@@ -139,6 +145,18 @@ class ModelUnusable(Broken):
     """A model file is missing, damaged, or not what its card says."""
 
     code, status, title = "model_unusable", 503, "The model cannot be used"
+
+
+class AdapterUnusable(Broken):
+    """An adapter is damaged, or made for another model."""
+
+    code, status, title = "adapter_unusable", 503, "The adapter cannot be used"
+
+
+class EngineUnreachable(Broken):
+    """The server at `engine.url` does not answer, or not as it should."""
+
+    code, status, title = "engine_unreachable", 502, "The language model's server does not answer"
 
 
 class StoreBroken(Broken):

@@ -133,6 +133,16 @@ class Engine:
     """Longest answer, unless the call says otherwise."""
     temperature: float = 0.0
     """0 is greedy: the same question gets the same answer."""
+    deadline_s: int = 300
+    """An answer ends after so many seconds with what it has; `finish_reason` is then `length`."""
+    memory_mb: int = 0
+    """What the loaded models may take together, in MiB; the one longest unused leaves for another. 0 is half of the machine's."""
+    url: str = ""
+    """Empty: the built-in engine. Otherwise an OpenAI-compatible server that writes the answers (`http://127.0.0.1:8080/v1`)."""
+    key: str = ""
+    """Sent to that server as `Authorization: Bearer ...`."""
+    timeout_s: int = 60
+    """How long that server may be silent."""
     requantize: bool = True
     """Rewrite a file whose format this CPU reads slowly to Q8_0 once, cached in `data_dir/models`."""
 
@@ -259,6 +269,9 @@ _RANGES = {
     "engine.gpu_layers": (-1, 10_000),
     "engine.max_tokens": (1, 1_000_000),
     "engine.temperature": (0, 5),
+    "engine.deadline_s": (1, 86_400),
+    "engine.memory_mb": (0, 10_000_000),
+    "engine.timeout_s": (1, 86_400),
 }
 
 

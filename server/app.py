@@ -21,6 +21,7 @@ from rag.answer import Library
 from rag.domains import Domain, read_domains
 from rag.embed import Embedder
 from rag.engine import Engine
+from rag.engines import Engines
 from rag.errors import Broken, InvalidInput, NotReady, ReadingRoomError
 from rag.metrics import Metrics
 from rag.records import Document, Failure, document_id
@@ -79,7 +80,7 @@ class ReadingRoom:
         self.settings = settings
         self.metrics = Metrics()
         self.broadcast = Broadcast()
-        self.engine = Engine(settings.engine, settings.data_dir)
+        self.engines = Engines(settings.engine, settings.data_dir)
         self.ledger: Ledger | None = None
         self.embedder: Embedder | None = None
         self.store: EdgeStore | None = None
@@ -96,6 +97,11 @@ class ReadingRoom:
         self._stopping = threading.Event()
         self._began = time.time()
         self._told = 0.0
+
+    @property
+    def engine(self) -> Engine:
+        """The one of the default model."""
+        return self.engines.default
 
     def start(self, *, watch: bool = True, index: bool = True, engine: bool = True) -> None:
         """Take the data directory and begin loading, in threads. Without `watch` the folder is read when asked only;
@@ -144,7 +150,7 @@ class ReadingRoom:
         self.sandbox = Sandbox(limits, self.settings.data_dir / "scratch", spare=True)
         self.pipeline = Pipeline(self.settings, self.ledger, self.store, self.embedder, self.sandbox, self._progress)
         # What a document said before it was changed or deleted must not live on in the model's prefix cache.
-        self.pipeline.forgetting = self.engine.erase
+        self.pipeline.forgetting = self.engines.erase
         if watch:
             self.ingester = Ingester(self.pipeline, Watcher(self.settings.corpora, limits), limits, quiet=self._tidy)
             self.ingester.start()
@@ -158,7 +164,7 @@ class ReadingRoom:
 
     def _load_engine(self) -> None:
         try:
-            self.engine.load()
+            self.engines.load()
         except Exception as error:
             self.engine.error = self._failed["model"] = _presentable(error)
 
@@ -192,7 +198,7 @@ class ReadingRoom:
             self.ingester.stop()
         elif self.pipeline is not None:
             self.pipeline.close()
-        self.engine.stop()
+        self.engines.stop()
         self._executor.shutdown(cancel_futures=True)
         if self.store is not None:
             self.store.close()
@@ -269,7 +275,7 @@ class ReadingRoom:
                 if part in self._failed:
                     raise self._failed[part]
             raise NotReady("The embedding model is still loading.", "Try again in a few seconds; `/ready` says when.")
-        return Library(self.settings, self.embedder, self.store, self.engine, self.ledger.text, self.metrics, self._executor)
+        return Library(self.settings, self.embedder, self.store, self.engines, self.ledger.text, self.metrics, self._executor)
 
     @property
     def documents(self) -> Ledger:

@@ -1,4 +1,4 @@
-"""The commands: `readingroom serve | ingest | ask | search | documents | domains | doctor`.
+"""The commands: `readingroom serve | ingest | ask | search | documents | domains | models | adapters | doctor`.
 
 Parses arguments and prints; the work is in `server/app.py` (here, in this process) or behind HTTP, when a server holds
 the data directory already (`server/client.py`). Exit 0: done; 1: it failed, message and remedy on stderr; 2: usage.
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from rag.errors import ReadingRoomError
 from rag.settings import Settings, load
 from server.bar import Bar, printable
+from server.commands.adapters import add_adapters, run_adapters
+from server.commands.models import add_models, run_models
 
 if TYPE_CHECKING:
     from server.client import Room
@@ -75,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     documents.add_argument("--query", "-q", help="whose path or title contains this")
 
     command("domains", "List the domains.", as_json)
+    add_models(command("models", "List, fetch, check and choose language models."), common, as_json)
+    add_adapters(command("adapters", "List, install and remove LoRA adapters."), common, as_json)
     command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
 
     bench = command("bench", "Measure speed on this machine; prints a table and one JSON line.")
@@ -294,6 +298,8 @@ _COMMANDS = {
     "search": _search,
     "documents": _documents,
     "domains": _domains,
+    "models": run_models,
+    "adapters": run_adapters,
     "doctor": _doctor,
     "bench": _bench,
 }
