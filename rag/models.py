@@ -65,8 +65,11 @@ class ModelFile:
     card: ModelCard | None
 
 
-def locate(name: str, kind: Kind) -> ModelFile:
-    """Find a model by the name of its card or by a path. Raises `ModelUnusable` with what to install or correct."""
+def locate(name: str, kind: Kind, data_dir: Path | None = None) -> ModelFile:
+    """Find a model by the name of its card, by that of an installed one, or by a path.
+
+    Raises `ModelUnusable` with what to install or correct.
+    """
     card = next((card for card in CARDS if card.kind == kind and card.name.lower() == name.lower()), None)
     if card is None:
         path = Path(name).expanduser()
