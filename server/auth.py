@@ -13,11 +13,9 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-
 from rag.errors import UnsafeBinding
 from rag.settings import Server
-from server.errors import PROBLEM_JSON, Problem
+from server.errors import Problem, answered
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -83,11 +81,11 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _respond(send_with_headers, refusal)
+            await _respond(send_with_headers, refusal, scope["path"])
         elif self._key and scope["path"] in _PAGES and (key := _query_key(scope)):
             await self._sign_in(scope, send_with_headers, key)
         elif self._key and scope["path"] not in _OPEN and not self._knows(headers):
-            await _respond(send_with_headers, _UNAUTHORIZED)
+            await _respond(send_with_headers, _UNAUTHORIZED, scope["path"])
         else:
             await self._app(scope, receive, send_with_headers)
 
@@ -121,7 +119,7 @@ class Guard:
     async def _sign_in(self, scope: Scope, send: Send, key: str) -> None:
         """A page opened with `?key=...`: keep the key in a cookie that no script can read, and clean the address."""
         if not self._same(key):
-            await _respond(send, _UNAUTHORIZED)
+            await _respond(send, _UNAUTHORIZED, scope["path"])
             return
         cookie = f"{COOKIE}={key}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000"
         location = scope["path"].encode("latin-1")
@@ -145,10 +143,10 @@ def _query_key(scope: Scope) -> str | None:
     return values[0] if values else None
 
 
-async def _respond(send: Send, problem: Problem) -> None:
-    body = msgspec.json.encode(problem)
-    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", str(len(body)).encode())]
-    if problem.status == 401:
+async def _respond(send: Send, problem: Problem, path: str) -> None:
+    status, body, media_type = answered(problem, path)
+    headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+    if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

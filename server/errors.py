@@ -1,6 +1,7 @@
 """Errors as HTTP problem documents (RFC 9457): every error of `rag/errors.py`, and those that Litestar raises itself.
 
-`type, title, status, detail`, and our own `code` (stable, for programs) and `remedy` (for people).
+`type, title, status, detail`, and our own `code` (stable, for programs) and `remedy` (for people). Clients of OpenAI and Ollama
+read other shapes: `answered` gives each its own, by the path that was called.
 """
 
 from __future__ import annotations
@@ -67,9 +68,43 @@ def problem_of(error: Exception) -> Problem:
     )
 
 
-def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response[bytes]:
-    """The response that carries a problem."""
-    return Response(msgspec.json.encode(problem), status_code=problem.status, media_type=PROBLEM_JSON, headers=headers)
+class OpenAIError(msgspec.Struct):
+    """What went wrong, as OpenAI's clients read it; `param` is the field that is to blame, where one is."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+# Our codes that OpenAI's clients know by another name.
+_OPENAI_CODES = {"unknown_model": "model_not_found", "unknown_adapter": "model_not_found", "unauthorized": "invalid_api_key"}
+
+
+def openai_error(problem: Problem, param: str | None = None) -> dict[str, OpenAIError]:
+    """A problem in OpenAI's shape. The remedy goes into the message, which is all that its clients show."""
+    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    code = _OPENAI_CODES.get(problem.code, problem.code)
+    return {"error": OpenAIError(f"{problem.detail} {problem.remedy}", kind, "model" if code == "model_not_found" else param, code)}
+
+
+def ollama_error(problem: Problem) -> dict[str, str]:
+    """A problem in Ollama's shape."""
+    return {"error": f"{problem.detail} {problem.remedy}"}
+
+
+def answered(problem: Problem, path: str, param: str | None = None) -> tuple[int, bytes, str]:
+    """Status, body and media type of a problem for who called `path`. Both dialects say 400 where we say 422."""
+    if not path.startswith(("/v1/", "/api/")):
+        return problem.status, msgspec.json.encode(problem), PROBLEM_JSON
+    shaped = openai_error(problem, param) if path.startswith("/v1/") else ollama_error(problem)
+    return 400 if problem.status == 422 else problem.status, msgspec.json.encode(shaped), "application/json"
+
+
+def param_of(error: Exception) -> str | None:
+    """The field that a validation error names first."""
+    extra = error.extra if isinstance(error, ValidationException) else None
+    return str(extra[0].get("key") or "") or None if isinstance(extra, list) and extra else None
 
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -80,7 +115,8 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)
-    return problem_response(problem, headers)
+    status, body, media_type = answered(problem, request.scope["path"], param_of(error))
+    return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
 HANDLERS: dict[Any, Any] = {Exception: handle, HTTPException: handle, ReadingRoomError: handle}

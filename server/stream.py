@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException
 from litestar.response import Stream
 
 from rag.records import Citation, Done, Event, PassagesFound, Token
 from server.errors import problem_of
+
+T = TypeVar("T")
 
 _NAMES = {PassagesFound: "passages", Token: "token", Citation: "citation", Done: "done"}
 
@@ -48,6 +52,34 @@ async def answer_stream(events: AsyncGenerator[Event, None]) -> AsyncGenerator[b
                 yield sse(*named(event))
         except Exception as error:
             yield sse("error", problem_of(error))
+
+
+async def after(first: T, rest: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """`first`, then the rest. For who awaits the first item early, so that what is wrong with the call has a status."""
+    async with contextlib.aclosing(rest):
+        yield first
+        async for item in rest:
+            yield item
+
+
+async def unless_left(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. If the client leaves first, the work is cancelled: Litestar would let it run to its end."""
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leave = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({working, leave}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise HTTPException(status_code=499, detail="The client left.")
+        return working.result()
+    finally:
+        for task in (working, leave):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await working
 
 
 async def with_pings(source: AsyncGenerator[bytes, None], every: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:

@@ -28,7 +28,7 @@ from rag.answer import Question
 from rag.errors import InvalidInput, UnknownDocument
 from rag.records import Document, Done, Event, Passage
 from server.app import ReadingRoom, bulk_fields
-from server.stream import answer_stream, event_stream, sse
+from server.stream import after, answer_stream, event_stream, sse, unless_left
 
 # A question's own limit is a setting; this bounds what is read before it can be checked.
 _JSON_BYTES = 1 << 20
@@ -236,10 +236,10 @@ class NativeController(Controller):
         question = Question(data.question, data.domain, data.limit, data.max_tokens, data.temperature, data.seed, data.model, data.adapter)
         events = path_of_a_question.answer(question, room.library)
         if not data.stream:
-            return Response(await _done(events, request))
+            return Response(await unless_left(request, _done(events)))
         # The first event is awaited here, so that what is wrong with the call has a status and not an event.
         first = await anext(events)
-        return event_stream(answer_stream(_from(first, events)))
+        return event_stream(answer_stream(after(first, events)))
 
     @get("/events", summary="Progress of documents")
     async def events(self, room: ReadingRoom) -> Stream:
@@ -273,32 +273,7 @@ def _known(room: ReadingRoom, document_id: str) -> Document:
     return document
 
 
-async def _from(first: Event, rest: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    async with contextlib.aclosing(rest):
-        yield first
-        async for event in rest:
-            yield event
-
-
-async def _done(events: AsyncGenerator[Event, None], request: Request[Any, Any, Any]) -> Done:
-    """The last event. If the client leaves first, the work stops: Litestar would let it run to its end."""
-
-    async def last() -> Done:
-        async with contextlib.aclosing(events):
-            return [event async for event in events][-1]  # type: ignore[return-value]
-
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work, leave = asyncio.ensure_future(last()), asyncio.ensure_future(left())
-    try:
-        await asyncio.wait({work, leave}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise HTTPException(status_code=499, detail="The client left.")
-        return work.result()
-    finally:
-        for task in (work, leave):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await work
+async def _done(events: AsyncGenerator[Event, None]) -> Done:
+    """The last event."""
+    async with contextlib.aclosing(events):
+        return [event async for event in events][-1]  # type: ignore[return-value]
