@@ -1,37 +1,31 @@
-"""What OpenAI's and Ollama's dialect share: whose name a model's is, the bare model's generation, calls of tools.
+"""What OpenAI's and Ollama's dialect share: what a model's name means, and an answer as pieces, whoever gives it.
 
 `readingroom` and `readingroom/<domain>` answer from the documents, by the way of `rag/answer.py`; any other name is a language
-model's own, which is then spoken to bare. Wire structs are in `openai.py` (and `ollama.py`), the shapes of errors in
-`server/errors.py`, streams in `server/stream.py`.
+model's own, which is then spoken to bare. Both become `Said`, `Said`, ..., `End`, which each dialect writes in its own words:
+`openai.py`, `ollama.py`. The shapes of errors are in `server/errors.py`, streams in `server/stream.py`, calls of tools in `tools.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from litestar.exceptions import ValidationException
 
 from rag.adapters import Adapter
 from rag.domains import read_domains
-from rag.engine import Engine, Generation, Request
+from rag.engine import Engine, Generation, Request, TokenChances
 from rag.errors import InvalidInput, UnknownModel
 from rag.metrics import Metrics
-from rag.records import Turn
+from rag.records import Done, Event, Passage, PassagesFound, Token, Turn, Usage
 from rag.settings import Engine as EngineSettings
 from server.app import ReadingRoom
+from server.routes.tools import ToolCall, ToolCalls
 
 ROOM = "readingroom"
-
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-
-# The white space that ends a text, and after it what may become the opening tag.
-_HELD = re.compile(r"\s*(?:" + "|".join(re.escape(_OPEN[:n]) for n in range(len(_OPEN) - 1, 0, -1)) + r")?\Z")
 
 
 def wrong(field: str, message: str) -> ValidationException:
@@ -150,84 +144,71 @@ def submit(
     return engine.submit(sampling.request(prompt, settings, turns, engine.adapter(adapter) if adapter else None))
 
 
-async def text_of(generation: Generation, metrics: Metrics) -> AsyncGenerator[str, None]:
-    """A bare generation's pieces, and its tokens into the metrics. Closing the iteration stops the work."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A piece of an answer: text, calls of tools, and the chances of the tokens since the last piece, if they were asked for."""
+
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    chances: tuple[TokenChances, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an answer ended; `done` and `passages` where it was made from documents. A refusal is a `stop`."""
+
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    usage: Usage
+    done: Done | None = None
+    passages: tuple[Passage, ...] = ()
+
+
+async def from_documents(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Said | End, None]:
+    """An answer's events as pieces and one end.
+
+    The first piece is empty and comes when the call has been found good and stands in the queue: who awaits it before he
+    responds can still give an error its status. Closing the iteration stops the work.
+    """
+    passages: tuple[Passage, ...] = ()
+    async with contextlib.aclosing(events):
+        async for event in events:
+            if isinstance(event, PassagesFound):
+                passages = event.passages
+                yield Said()
+            elif isinstance(event, Token):
+                yield Said(event.text)
+            elif isinstance(event, Done):
+                yield End("length" if event.finish_reason == "length" else "stop", event.usage, event, passages)
+
+
+async def from_model(
+    submit: Callable[[], Generation], metrics: Metrics, calls: ToolCalls | None = None
+) -> AsyncGenerator[Said | End, None]:
+    """A bare model's generation as pieces and one end; `calls` finds the calls of tools in it. As `from_documents` otherwise."""
+    generation = submit()
+    told, called = 0, False
+
+    def said(found: Sequence[str | ToolCall]) -> Said:
+        nonlocal told, called
+        chances = tuple(generation.chances[told:])
+        told += len(chances)
+        made = tuple(item for item in found if isinstance(item, ToolCall))
+        called = called or bool(made)
+        return Said("".join(item for item in found if isinstance(item, str)), made, chances)
+
     try:
+        yield Said()
         async with contextlib.aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
-                yield piece
+                if found := calls.feed(piece) if calls else [piece]:
+                    yield said(found)
+        if (last := said(calls.flush() if calls else [])) != Said():
+            yield last
+        reason = "length" if generation.finish_reason == "length" else "stop"
+        yield End("tool_calls" if called else reason, generation.usage)
     finally:
+        generation.cancel()  # of who leaves before the first piece of text, too; else harmless
         usage = generation.usage
         metrics.prompt_tokens.labels("yes").inc(usage.cached_tokens)
         metrics.prompt_tokens.labels("no").inc(usage.prompt_tokens - usage.cached_tokens)
         metrics.completion_tokens.inc(usage.completion_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A function that a model wants called, and the arguments by name."""
-
-    name: str
-    arguments: dict[str, Any]
-
-    def __str__(self) -> str:
-        """As models write it (Hermes' form: https://github.com/NousResearch/Hermes-Function-Calling)."""
-        return f"{_OPEN}\n{json.dumps({'name': self.name, 'arguments': self.arguments}, ensure_ascii=False)}\n{_CLOSE}"
-
-
-def tool_answer(text: str) -> Turn:
-    """What a tool returned, as the turn that models of Hermes' form are trained to read it in."""
-    return Turn("user", f"<tool_response>\n{text}\n</tool_response>")
-
-
-class ToolCalls:
-    """Finds the calls of tools in a text that comes in pieces. What is no call after all stays text, letter by letter.
-
-    With `at_once` the text is a call from its first letter on, without tags: a grammar sees to that.
-    """
-
-    def __init__(self, *, at_once: bool = False) -> None:
-        self._text = ""
-        self._before = ""  # white space and tag, which are text again if no call follows
-        self._inside = self._at_once = at_once
-        self._called = False
-
-    def feed(self, piece: str) -> list[str | ToolCall]:
-        """The texts and calls that are certain now. What may be the beginning of a call waits, with the white space before it."""
-        self._text += piece
-        found: list[str | ToolCall] = []
-        while not self._at_once:
-            if not self._inside:
-                before, opened, rest = self._text.partition(_OPEN)
-                certain = before.rstrip() if opened else before[: _HELD.search(before).start()]  # type: ignore[union-attr]
-                found += [certain] if certain else []
-                if not opened:
-                    self._text = before[len(certain) :]
-                    break
-                self._before, self._text, self._inside = before[len(certain) :] + opened, rest, True
-            body, closed, rest = self._text.partition(_CLOSE)
-            if not closed:
-                break
-            call = _call_of(body)
-            self._called |= call is not None
-            found.append(call or self._before + body + closed)
-            self._text, self._inside = rest, False
-        return found
-
-    def flush(self) -> list[str | ToolCall]:
-        """What is left when the text is over. A call that was complete but for its closing tag counts."""
-        text, self._text = self._text, ""
-        if self._inside:
-            return [_call_of(text) or self._before + text] if self._before + text else []
-        return [text] if text and not (self._called and text.isspace()) else []
-
-
-def _call_of(text: str) -> ToolCall | None:
-    try:
-        said = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        return None
-    arguments = said.get("arguments", said.get("parameters", {}))
-    return ToolCall(said["name"], arguments) if isinstance(arguments, dict) else None
