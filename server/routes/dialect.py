@@ -64,6 +64,14 @@ async def names(room: ReadingRoom) -> list[str]:
     return [ROOM, *(f"{ROOM}/{domain}" for domain in domains), *(engine.model for engine in room.engines.loaded())]
 
 
+async def adapter_of(engine: Engine, wanted: str | None) -> Adapter | None:
+    """The adapter that a call names, None for none. Loads one that was installed just now, which takes a moment.
+
+    Raises `UnknownAdapter`, `AdapterUnusable`, `InvalidInput`.
+    """
+    return await asyncio.to_thread(engine.adapter, wanted) if wanted else None
+
+
 def question_of(turns: Sequence[Turn]) -> tuple[str, tuple[Turn, ...]]:
     """The last thing that the user said, and the turns of user and assistant before it.
 
@@ -113,12 +121,12 @@ def generate(
     settings: EngineSettings,
     *,
     tools: Sequence[dict[str, Any]] = (),
-    adapter: str | None = None,
+    adapter: Adapter | None = None,
 ) -> Generation:
     """Submit a conversation to a bare model, in its own template.
 
     Nothing of it is left out: one that does not fit raises `InvalidInput`, as do tools for a model that knows none. Also raises
-    `QueueFull`, `NotReady` and `UnknownAdapter`.
+    `QueueFull` and `NotReady`.
     """
     if tools and not engine.takes_tools:
         raise wrong("tools", f"cannot be called by the model {engine.model!r}: its chat template has no place for them. Leave them out.")
@@ -133,7 +141,7 @@ def submit(
     settings: EngineSettings,
     *,
     turns: tuple[Turn, ...] = (),
-    adapter: str | None = None,
+    adapter: Adapter | None = None,
 ) -> Generation:
     """Submit the tokens of a prompt. Raises as `generate` does."""
     if len(prompt) >= engine.context_tokens:
@@ -141,7 +149,7 @@ def submit(
             f"The prompt has {len(prompt)} tokens; this model is set to {engine.context_tokens}, the answer included.",
             "Send less of the conversation, or raise engine.context_tokens.",
         )
-    return engine.submit(sampling.request(prompt, settings, turns, engine.adapter(adapter) if adapter else None))
+    return engine.submit(sampling.request(prompt, settings, turns, adapter))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +212,7 @@ async def from_model(
                     yield said(found)
         if (last := said(calls.flush() if calls else [])) != Said():
             yield last
-        reason = "length" if generation.finish_reason == "length" else "stop"
+        reason = "length" if generation.finish_reason in ("length", "deadline") else "stop"
         yield End("tool_calls" if called else reason, generation.usage)
     finally:
         generation.cancel()  # of who leaves before the first piece of text, too; else harmless
