@@ -27,6 +27,10 @@ from server.routes.tools import ToolCall, ToolCalls
 
 ROOM = "readingroom"
 
+# No text has so many characters a token: what is over that need not be read to know that it does not fit. Reading 8 MB would
+# hold up everybody else for seconds.
+_CHARS_A_TOKEN = 32
+
 
 def wrong(field: str, message: str) -> ValidationException:
     """The error of a field that has the right type and cannot be meant; both dialects answer it 400 with the field's name."""
@@ -130,6 +134,9 @@ def generate(
     """
     if tools and not engine.takes_tools:
         raise wrong("tools", f"cannot be called by the model {engine.model!r}: its chat template has no place for them. Leave them out.")
+    characters = sum(len(turn.content) for turn in turns)
+    if characters > _CHARS_A_TOKEN * engine.context_tokens:
+        raise _too_long(f"{characters} characters", engine)
     prompt = engine.render(turns, tools=tools) if tools else engine.render(turns)
     return submit(engine, prompt, sampling, settings, turns=tuple(turns), adapter=adapter)
 
@@ -145,11 +152,15 @@ def submit(
 ) -> Generation:
     """Submit the tokens of a prompt. Raises as `generate` does."""
     if len(prompt) >= engine.context_tokens:
-        raise InvalidInput(
-            f"The prompt has {len(prompt)} tokens; this model is set to {engine.context_tokens}, the answer included.",
-            "Send less of the conversation, or raise engine.context_tokens.",
-        )
+        raise _too_long(f"{len(prompt)} tokens", engine)
     return engine.submit(sampling.request(prompt, settings, turns, adapter))
+
+
+def _too_long(size: str, engine: Engine) -> InvalidInput:
+    return InvalidInput(
+        f"The prompt has {size}; this model is set to {engine.context_tokens} tokens, the answer included.",
+        "Send less of the conversation, or raise engine.context_tokens.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
