@@ -103,7 +103,7 @@ def pull(
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise InvalidInput(f"{sha256!r} is no sha256.", "A sha256 has 64 digits, 0 to 9 and a to f.")
     wanted = _wanted(text, registry, sha256, huggingface)
-    name = name or wanted.name
+    name = (name or wanted.name).removesuffix(".gguf")
     if not key(name) or any(key(card.name) == key(name) for card in models.CARDS):
         shelf.free_name(name, data_dir)
     (data_dir / "models").mkdir(parents=True, exist_ok=True)

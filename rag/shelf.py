@@ -129,6 +129,8 @@ def card_of(
 
 def free_name(name: str, data_dir: Path) -> str:
     """The name, if a model may be installed under it. Raises `InvalidInput`."""
+    # A name that ends so would be taken for a path.
+    name = name.removesuffix(".gguf")
     if not key(name):
         raise InvalidInput(f"A model cannot be called {name!r}.", "Choose a name of letters, digits, dots and hyphens with --name.")
     if any(key(card.name) == key(name) for card in CARDS) or (models.folder_of(name, data_dir) / CARD).exists():
