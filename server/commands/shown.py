@@ -45,6 +45,7 @@ def fields_of(model: ModelFile, settings: Settings) -> Json:
 
 
 def entry_fields(entry: Entry) -> Json:
+    """A model of the catalogue for programs."""
     return {
         "name": entry.name,
         "family": entry.family,
@@ -81,11 +82,13 @@ def print_added(model: ModelFile) -> None:
 
 
 def allows(licence: str, commercial: str, conditions: str) -> str:
+    """A licence in two sentences."""
     words = {"yes": "allowed", "no": "not allowed", "conditions": "on conditions", "unknown": "unknown"}
     return f"Licence: {licence}. Commercial use: {words[commercial]}. {conditions}".rstrip()
 
 
 def print_fields(fields: Json) -> None:
+    """A name and a value a line; what is empty is left out."""
     for name, value in fields.items():
         if value not in ("", None):
             shown = ("yes" if value else "no") if isinstance(value, bool) else size(value) if name == "bytes" else value
@@ -93,16 +96,19 @@ def print_fields(fields: Json) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def size(n: int) -> str:
+    """Bytes for people: `98 MB`."""
     return f"{n / 1e9:.1f} GB" if n >= 10**9 else f"{n / 1e6:.0f} MB" if n >= 10**6 else f"{n / 1e3:.0f} kB"
 
 
 def count(n: int) -> str:
+    """A number for people: `8,192`."""
     return f"{n:,}" if n else "?"
 
 
