@@ -134,15 +134,15 @@ def _bare(llama: Llama, tokens: tuple[int, ...], count: int) -> tuple[float, lis
         for i in range(0, len(tokens), BATCH):
             part = tokens[i : i + BATCH]
             llama.decode([Piece(token, i + j, 0, i + j == len(tokens) - 1) for j, token in enumerate(part)])
-        token = llama.sample(sampler, len(part) - 1)
+        token = sampler.sample(len(part) - 1)
         clocks = [time.perf_counter()]
         for position in range(len(tokens), len(tokens) + count - 1):
             llama.decode([Piece(token, position, 0, True)])
-            token = llama.sample(sampler, 0)
+            token = sampler.sample(0)
             clocks.append(time.perf_counter())
         return clocks[0] - started, clocks
     finally:
-        llama.free_sampler(sampler)
+        sampler.close()
 
 
 def _over_http(served: Served, question: str, domain: str) -> Timing:

@@ -15,7 +15,24 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from bench import answer, bad, edit, embed, formats, ingest, machine, meanwhile, memory, reconcile, rename, save, scale, search, start
+from bench import (
+    answer,
+    bad,
+    edit,
+    embed,
+    engine,
+    formats,
+    ingest,
+    machine,
+    meanwhile,
+    memory,
+    reconcile,
+    rename,
+    save,
+    scale,
+    search,
+    start,
+)
 from bench.figures import Part, Row, Skipped, table
 
 PARTS: dict[str, Callable[..., Part]] = {
@@ -24,6 +41,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "save": save.measure,
     "memory": memory.measure,
     "answer": answer.measure,
+    "engine": engine.measure,
     "search": search.measure,
     "embed": embed.measure,
     "ingest": ingest.measure,

@@ -8,14 +8,18 @@ the model and safe from any thread.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rag.errors import MissingPackage, ModelUnusable
+import numpy as np
+
+from rag.errors import AdapterUnusable, InvalidInput, MissingPackage, ModelUnusable
 from rag.records import Turn
 
 log = logging.getLogger(__name__)
@@ -29,8 +33,8 @@ _SLOW_FTYPES = {3: "Q4_1", 8: "Q5_0", 9: "Q5_1"}
 _FTYPE_Q8_0 = 7
 
 # Small models fall into loops. The sampler sees the answer's own tokens only, so quoting the prompt is not punished. Of 36
-# SQuAD 2.0 questions, 2 to 9 ran into the length limit without it (by the wording of the prompt), none with it.
-_REPEAT_LAST, _REPEAT_PENALTY = 256, 1.1
+# SQuAD 2.0 questions, 2 to 9 ran into the length limit without it (by the wording of the prompt), none with 1.1.
+_REPEAT_LAST = 256
 
 
 class Aborted(Exception):
@@ -68,6 +72,9 @@ def _quiet(lib: Any) -> None:
             # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation. An aborted decode is an error to llama.cpp
             # and an everyday thing to us, and a real one is raised by whoever made the call: so none is louder than info.
             if level in {3, 4}:
+                if level == 4:
+                    _said.append(text.decode(errors="replace").strip())
+                    del _said[:-5]
                 log.log(logging.DEBUG if level == 3 else logging.INFO, "llama.cpp: %s", text.decode(errors="replace").rstrip())
 
         _log_callback = forward  # llama.cpp keeps the pointer, so Python must keep the object
@@ -75,6 +82,8 @@ def _quiet(lib: Any) -> None:
 
 
 _log_callback: Any = None
+_said: list[str] = []
+"""The last errors of llama.cpp: its functions return only that something went wrong."""
 
 
 class Llama:
@@ -131,11 +140,15 @@ class Llama:
         self._memory = lib.llama_get_memory(self._context)
         self._batch = lib.llama_batch_init(BATCH, 0, 1)
         self._template = self._chat_template()
+        self._adapters: dict[str, Any] = {}
+        self._words = lib.llama_vocab_n_tokens(self._vocab)
 
     def close(self) -> None:
-        """Free the context and the model. Nothing may be called afterwards."""
+        """Free the context, the adapters and the model. Nothing may be called afterwards."""
         self._lib.llama_batch_free(self._batch)
         self._lib.llama_free(self._context)
+        for name in list(self._adapters):
+            self.unload_adapter(name)
         self._lib.llama_model_free(self._model)
 
     # Text and tokens: safe from any thread.
@@ -163,16 +176,22 @@ class Llama:
         """Whether the model says with this token that its answer is over."""
         return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
-    def render(self, turns: Sequence[Turn]) -> list[int]:
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        return "tools" in self._template.template
+
+    def render(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """The prompt of a conversation in the GGUF's own chat template, as tokens, ready for the assistant's turn.
 
+        `tools` are OpenAI's function descriptions; they are written by the caller of the API, as the template itself says.
         Control tokens that stand in the turns' text are read as plain text, so that a document cannot end the user's
         turn and begin a system's: each message is rendered as a placeholder and its text is tokenized on its own.
         """
         marks = [f"\x02{i}\x03" for i in range(len(turns))]
         messages: Any = [{"role": turn.role, "content": mark} for turn, mark in zip(turns, marks, strict=True)]
         try:
-            text = self._template(messages=messages).prompt
+            text = self._template(messages=messages, tools=list(tools) if tools else None).prompt
         except Exception as error:  # the template is the model's own program and may raise what it likes
             raise ModelUnusable(f"The model's chat template failed: {error}", "Choose a model whose template knows these roles.") from error
         tokens: list[int] = []
@@ -233,29 +252,180 @@ class Llama:
         """Overwrite the memory of all sequences with zeros: nothing of a deleted document may stay in it."""
         self._lib.llama_memory_clear(self._memory, True)
 
-    def sampler(self, *, temperature: float, seed: int | None = None, top_p: float = 0.95, top_k: int = 40) -> Any:
-        """A sampler, to be freed with `free_sampler`. `temperature` 0 is greedy; `seed` None is a random one."""
+    # Adapters: the owner thread only.
+
+    def load_adapter(self, name: str, path: Path) -> None:
+        """Read a LoRA adapter beside the model; `use_adapters` applies it. Raises `AdapterUnusable`."""
+        self._adapters[name] = _load_adapter(self._lib, self._model, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Free it. It must not be in use."""
+        adapter = self._adapters.pop(name, None)
+        if adapter is not None:
+            self._lib.llama_adapter_lora_free(adapter)
+
+    def use_adapters(self, parts: Sequence[tuple[str, float]]) -> None:
+        """Apply these adapters, each with its scale, from the next decode on; none of them: the bare model."""
+        handles = (self._lib.llama_adapter_lora_p_ctypes * len(parts))(*(self._adapters[name] for name, _ in parts))
+        scales = (ctypes.c_float * len(parts))(*(scale for _, scale in parts))
+        if self._lib.llama_set_adapters_lora(self._context, handles, len(parts), scales) != 0:
+            raise AdapterUnusable(f"llama.cpp could not apply {', '.join(name for name, _ in parts)}.", "See the log; check the adapter.")
+
+    # Sampling: the owner thread only.
+
+    def sampler(
+        self,
+        *,
+        temperature: float,
+        seed: int | None = None,
+        top_p: float = 0.95,
+        top_k: int = 40,
+        min_p: float = 0.0,
+        repeat_penalty: float = 1.1,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        grammar: str = "",
+    ) -> Sampler:
+        """A sampler, to be freed with its `close`. `temperature` 0 is greedy; `seed` None is a random one. Raises `InvalidInput`."""
         lib = self._lib
+        rules = self._grammar(grammar) if grammar else None
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        lib.llama_sampler_chain_add(
-            chain, lib.llama_sampler_init_penalties(lib.llama_vocab_n_tokens(self._vocab), _REPEAT_LAST, _REPEAT_PENALTY, 0.0, 0.0)
-        )
+
+        def add(sampler: Any) -> None:
+            lib.llama_sampler_chain_add(chain, sampler)
+
+        if repeat_penalty != 1.0 or frequency_penalty or presence_penalty:
+            add(lib.llama_sampler_init_penalties(self._words, _REPEAT_LAST, repeat_penalty, frequency_penalty, presence_penalty))
         if temperature <= 0:
-            lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_greedy())
-            return chain
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_k(top_k))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_p(top_p, 1))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_temp(temperature))
-        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(0xFFFFFFFF if seed is None else seed & 0xFFFFFFFE))
-        return chain
+            add(lib.llama_sampler_init_greedy())
+        else:
+            if top_k > 0:
+                add(lib.llama_sampler_init_top_k(top_k))
+            if top_p < 1:
+                add(lib.llama_sampler_init_top_p(top_p, 1))
+            if min_p > 0:
+                add(lib.llama_sampler_init_min_p(min_p, 1))
+            add(lib.llama_sampler_init_temp(temperature))
+            add(lib.llama_sampler_init_dist(0xFFFFFFFF if seed is None else seed & 0xFFFFFFFE))
+        return Sampler(lib, self._context, chain, rules, self._words, lib.llama_vocab_eos(self._vocab))
 
-    def free_sampler(self, chain: Any) -> None:
-        """Free a sampler."""
-        self._lib.llama_sampler_free(chain)
+    def check_grammar(self, grammar: str) -> None:
+        """Raises `InvalidInput` if it is not GBNF. From any thread."""
+        self._lib.llama_sampler_free(self._grammar(grammar))
 
-    def sample(self, chain: Any, index: int) -> int:
+    def _grammar(self, grammar: str) -> Any:
+        rules = self._lib.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
+        if not rules:
+            raise InvalidInput("The grammar cannot be read.", "Send GBNF with a rule `root`: see llama.cpp's grammars/README.md.")
+        return rules
+
+    def chances(self, index: int, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+        """Natural log of the probability of `token` after the `index`-th piece of the last decode, and the `top` likeliest tokens
+        with theirs, best first: of the model alone, before penalties, temperature and grammar."""
+        logits = self._logits(index).astype(np.float64)
+        peak = float(logits.max())
+        total = peak + float(np.log(np.exp(logits - peak).sum()))
+        best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, np.int64)
+        best = best[np.argsort(-logits[best], kind="stable")]
+        return float(logits[token]) - total, [(int(i), float(logits[i]) - total) for i in best]
+
+    def _logits(self, index: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        pointer = self._lib.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, shape=(self._words,))
+
+
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""llama.cpp's `llama_token_data`."""
+
+
+class Sampler:
+    """Chooses tokens for one generation: penalties, then the sampling, then what a grammar allows."""
+
+    def __init__(self, lib: Any, context: Any, chain: Any, rules: Any, words: int, end: int) -> None:
+        self._lib, self._context, self._chain, self._rules = lib, context, chain, rules
+        self._words, self._end = words, end
+
+    def close(self) -> None:
+        """Free it."""
+        self._lib.llama_sampler_free(self._chain)
+        if self._rules is not None:
+            self._lib.llama_sampler_free(self._rules)
+
+    def sample(self, index: int) -> int:
         """The next token after the `index`-th piece of the last decode."""
-        return int(self._lib.llama_sampler_sample(chain, self._context, index))
+        if self._rules is None:
+            return int(self._lib.llama_sampler_sample(self._chain, self._context, index))
+        # To ask the grammar about every token of the vocabulary takes many times as long as to decode one. So the choice is made
+        # without it, and again among what it allows only if it forbids that one (llama.cpp's own server does the same).
+        token, _ = self._choose(index, obeying=False)
+        if not self._allows(token):
+            token, possible = self._choose(index, obeying=True)
+            if not possible:
+                return self._end  # nothing may follow; to give the grammar what it forbids would end the process
+        self._lib.llama_sampler_accept(self._rules, token)
+        self._lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _choose(self, index: int, *, obeying: bool) -> tuple[int, bool]:
+        rows = np.empty(self._words, _CANDIDATE)
+        rows["id"] = np.arange(self._words, dtype=np.int32)
+        rows["logit"] = np.ctypeslib.as_array(self._lib.llama_get_logits_ith(self._context, index), shape=(self._words,))
+        rows["p"] = 0
+        array = self._array(rows)
+        if obeying:
+            self._lib.llama_sampler_apply(self._rules, ctypes.byref(array))
+            kept = rows[: array.size]
+            kept = np.ascontiguousarray(kept[np.isfinite(kept["logit"])])
+            if not len(kept):
+                return self._end, False
+            array = self._array(kept)
+        self._lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id), True
+
+    def _allows(self, token: int) -> bool:
+        row = np.array([(token, 1.0, 0.0)], _CANDIDATE)
+        array = self._array(row)
+        self._lib.llama_sampler_apply(self._rules, ctypes.byref(array))
+        return bool(np.isfinite(row["logit"][0]))
+
+    def _array(self, rows: np.ndarray[Any, Any]) -> Any:
+        array = self._lib.llama_token_data_array()
+        array.data = rows.ctypes.data_as(ctypes.POINTER(self._lib.llama_token_data))
+        array.size, array.selected, array.sorted = len(rows), -1, False
+        array.rows = rows  # to live as long as it is pointed to
+        return array
+
+
+def _load_adapter(lib: Any, model: Any, path: Path) -> Any:
+    _said.clear()
+    adapter = lib.llama_adapter_lora_init(model, os.fsencode(path))
+    if not adapter:
+        why = "; ".join(_said) or "llama.cpp does not say why"
+        raise AdapterUnusable(f"The adapter {path} cannot be loaded: {why}.", "Use an adapter that was made for this model, in GGUF.")
+    return adapter
+
+
+def check_adapter(model: Path, adapter: Path) -> None:
+    """Load both, as `Llama` does, and let them go. A second and the memory of the model. Raises `AdapterUnusable`, `ModelUnusable`."""
+    lib = _import()
+    _quiet(lib)
+    lib.llama_backend_init()
+    loaded = lib.llama_model_load_from_file(os.fsencode(model), lib.llama_model_default_params())
+    if not loaded:
+        raise ModelUnusable(f"{model.name} cannot be loaded.", "Fetch it again, or update llama-cpp-python.")
+    try:
+        lib.llama_adapter_lora_free(_load_adapter(lib, loaded, adapter))
+    finally:
+        lib.llama_model_free(loaded)
+
+
+def schema_to_gbnf(schema: Mapping[str, Any]) -> str:
+    """A grammar for the JSON texts that a JSON schema allows. Raises what its converter raises."""
+    _import()
+    from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+    # Its strings may hold control characters as they are, line ends for one, which JSON forbids.
+    return re.sub(r'(?m)^char ::= \[\^"\\\\\]', lambda _: r'char ::= [^"\\\x7F\x00-\x1F]', str(json_schema_to_gbnf(json.dumps(schema))))
 
 
 def requantize(path: Path, target: Path) -> Path:

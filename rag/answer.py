@@ -2,9 +2,9 @@
 
     retrieve -> (rerank) -> gate -> prompt -> generate -> cite -> stream
 
-`answer` yields `PassagesFound`, then `Token`s with a `Citation` after each sentence that a document supports, then
-`Done`; a refusal is a `Done` too. It raises `ReadingRoomError`. Leaving the iteration stops the work. HTTP's shapes
-of these events are in `server/stream.py`; the reranker is not built yet and its time is 0.
+`answer` yields `PassagesFound`, `Queued` while others are before it, then `Token`s with a `Citation` after each sentence
+that a document supports, then `Done`; a refusal is a `Done` too. It raises `ReadingRoomError`. Leaving the iteration stops
+the work. HTTP's shapes of these events are in `server/stream.py`; the reranker is not built yet and its time is 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rag.engine import Request
 from rag.engines import Engines
 from rag.errors import InvalidQuestion
 from rag.metrics import Metrics
-from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage
+from rag.records import Citation, Done, Event, Passage, PassagesFound, Queued, Timings, Token, Turn, Usage
 from rag.retrieve import closest_sentence, retrieve, strong
 from rag.settings import Settings
 from rag.store import EdgeStore
@@ -115,7 +115,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             strong(passages, settings.retrieve.focus),
             render=engine.render,
             budget=engine.context_tokens - max_tokens,
-            rules=domain.prompt if domain else "",
+            rules=(domain.prompt if domain else "") or engine.prompt_of(adapter),
             history=question.history,
         )
         # Submitted before the first event, so that a full queue is an error of the call and not of its stream.
@@ -138,6 +138,8 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         told: set[str] = set()
         citations: list[Citation] = []
         ttft_ms = None
+        async for position in generation.queued():
+            yield Queued(position)
         async for piece in generation.pieces():
             piece = piece if said else piece.lstrip()
             if not piece:
@@ -171,7 +173,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         usage = generation.usage
         _count(metrics, usage, (generation.admitted_at or generation.submitted_at) - generation.submitted_at)
         outcome = "answered"
-        finish = "length" if generation.finish_reason == "length" else "stop"
+        finish = "length" if generation.finish_reason in ("length", "deadline") else "stop"
         timings = Timings(retrieve_ms, 0.0, ttft_ms, _ms_since(started))
         yield Done("".join(said), False, tuple(citations), usage, timings, engine.model, _named(adapter), finish_reason=finish)
     except (asyncio.CancelledError, GeneratorExit):

@@ -6,6 +6,9 @@ Each turn of the loop decodes one batch: a token for every answer that is being 
 prompts as fits beside them, so a long prompt does not stall running answers. A finished slot keeps what it has read;
 the next prompt that begins alike is read from there (`cached_tokens`). Leaving stops the work: `Generation.cancel`
 aborts a decode within a graph node, prefill included, when it is the only one in the batch, else before the next one.
+
+Adapters belong to the context, so a batch is of one adapter: those who asked for another wait for its turn, at most `_TURN`
+batches for each other adapter that is in use. What was read under one adapter is never taken as read under another.
 What a prompt says is `rag/prompt.py`'s business; the calls into llama.cpp are `rag/_llama.py`'s.
 """
 
@@ -13,19 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rag import _llama, models
+from rag import _llama, adapters, models
 from rag.adapters import Adapter
-from rag.errors import ModelUnusable, NotReady, QueueFull, ReadingRoomError
+from rag.errors import AdapterUnusable, ModelUnusable, NotReady, QueueFull, ReadingRoomError
 from rag.records import Turn, Usage
 from rag.settings import Engine as EngineSettings
 
@@ -39,7 +43,13 @@ _GRAIN = 64
 # Prompt tokens read beside running answers in one batch, so that these do not wait long for their next token.
 _PREFILL_BESIDE = 64
 
-FinishReason = Literal["stop", "length", "cancelled"]
+# Batches for one adapter while others wait for theirs: to change it takes some milliseconds (bench: `engine`), a batch tens.
+_TURN = 8
+
+# How long a request waits for an adapter that was installed since the start to be loaded: a decode and some megabytes.
+_LOOK_S = 20.0
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +108,30 @@ class Generation:
         self._wake = wake
         self._position = partial(position, self)
         self._loop = asyncio.get_running_loop()
+        self._moved = asyncio.Event()
         self._pieces: asyncio.Queue[str | ReadingRoomError | None] = asyncio.Queue()
 
     @property
     def position(self) -> int:
-        """How many are before it in the queue and itself; 0 once it runs."""
+        """Its place in the queue, the next being 1; 0 once it runs."""
         return self._position()
+
+    async def queued(self) -> AsyncGenerator[int, None]:
+        """Its place in the queue, each time that changes, until it runs. Nothing if it runs within a tenth of a second."""
+        told = None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._moved.wait(), 0.1)
+        while (position := self.position) > 0:
+            self._moved.clear()
+            if position != told:
+                told = position
+                yield position
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), 1.0)
+
+    def _tell_moved(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._moved.set)
 
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The answer's text as it comes; closing the iteration cancels. Raises what broke the engine."""
@@ -130,17 +158,46 @@ class Generation:
 
 @dataclass(slots=True)
 class _Slot:
-    """A sequence of the context: what it has read, and the generation it works for, if any."""
+    """A sequence of the context: what it has read under which adapter, and the generation it works for, if any."""
 
     seq: int
     read: list[int] = field(default_factory=list)
+    adapter: Adapter | None = None
     generation: Generation | None = None
-    sampler: Any = None
+    sampler: _llama.Sampler | None = None
     pending: deque[int] = field(default_factory=deque)
     prefilled: bool = False
     completed: int = 0
-    text: Any = None
+    text: _Text | None = None
     used_at: float = 0.0
+
+
+class _Text:
+    """The tokens' bytes as text, of which nothing is given on that may yet turn out to begin a stop string."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = [each for each in stop if each]
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, data: bytes, *, final: bool = False) -> str:
+        """What may be given on now. After a stop string, `stopped` is true and nothing more comes."""
+        if self.stopped:
+            return ""
+        text = self._held + self._decoder.decode(data, final)
+        ends = [at for each in self._stop if (at := text.find(each)) >= 0]
+        if ends:
+            self.stopped, self._held = True, ""
+            return text[: min(ends)]
+        keep = 0 if final else max((_begun(text, each) for each in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Engine:
@@ -163,6 +220,18 @@ class Engine:
         self._stopping = False
         self._erase = False
         self._batch_for: frozenset[Generation] = frozenset()
+        self._adapter: Adapter | None = None
+        self._turn = 0
+        self._batches = 0
+        self._served: dict[Adapter | None, int] = {}
+        self._digest = ""
+        self._in_memory: set[str] = set()
+        self._looks: list[threading.Event] = []
+        self.packages: dict[str, adapters.Package] = {}
+        """Adapters that are loaded and may be asked for."""
+        self.unusable: dict[str, ReadingRoomError] = {}
+        """Installed ones that this model cannot use, and why."""
+        self.adapter_changes = 0
         self._thread: threading.Thread | None = None
         self.prefill_tokens = 0
         self.decode_tokens = 0
@@ -170,12 +239,12 @@ class Engine:
     def load(self) -> None:
         """Verify, requantize once if that makes it faster, load, warm up, and start the owner thread."""
         settings = self._settings
-        model = models.locate(settings.model, "generator")
+        model = models.locate(settings.model, "generator", self._data_dir)
         models.verify(model)
         path = model.path
+        self._digest = adapters.base_digest(model)
         if settings.requantize:
-            digest = model.card.sha256[:16] if model.card else models.sha256(path)[:16]
-            path = _llama.requantize(path, self._data_dir / "models" / f"{path.stem}-{digest}-Q8_0.gguf")
+            path = _llama.requantize(path, self._data_dir / "models" / f"{path.stem}-{self._digest[:16]}-Q8_0.gguf")
         self._llama = _llama.Llama(
             path,
             context_tokens=settings.context_tokens,
@@ -186,6 +255,8 @@ class Engine:
         # The first decode pages the weights in and sizes the buffers: not on somebody's first question.
         self._llama.decode([_llama.Piece(self._llama.tokenize("a")[0], i, 0, i == 31) for i in range(32)])
         self._llama.forget(0)
+        # Now, so that a broken adapter is said at the start and not on somebody's first question.
+        self._load_adapters(self._llama)
         self._slots = [_Slot(seq) for seq in range(settings.sequences)]
         self._thread = threading.Thread(target=self._own, name="engine", daemon=True)
         self._thread.start()
@@ -210,9 +281,48 @@ class Engine:
         """Tokens of prompt and answer together that one generation may have."""
         return self._loaded().context_tokens
 
-    def render(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """A conversation in the model's own template, as tokens."""
-        return tuple(self._loaded().render(turns))
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the model's chat template has a place for tools."""
+        return self._loaded().takes_tools
+
+    def render(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None) -> tuple[int, ...]:
+        """A conversation in the model's own template, as tokens; `tools` are OpenAI's function descriptions."""
+        return tuple(self._loaded().render(turns, tools))
+
+    def adapter(self, text: str | None) -> Adapter | None:
+        """What `legal@0.5+brief` asks for; None or "" is the bare model. One installed since the start is found as well.
+
+        Raises `UnknownAdapter`, `AdapterUnusable`, `InvalidInput`, `NotReady`.
+        """
+        if not text:
+            return None
+        self._loaded()
+        names = [part.name for part in adapters.parse(text).parts]
+        if any(name not in self.packages for name in names):
+            self.refresh_adapters()
+            for name in names:
+                if name in self.unusable:
+                    raise self.unusable[name]
+        return adapters.resolve(text, self.packages)
+
+    def prompt_of(self, adapter: Adapter | None) -> str:
+        """The rules that an adapter was trained with, "" for the usual ones: of several adapters, the first that has any."""
+        prompts = [self.packages[part.name].prompt for part in adapter.parts if part.name in self.packages] if adapter else []
+        return next(filter(None, prompts), "")
+
+    def refresh_adapters(self) -> None:
+        """See which adapters are installed now: have the owner thread load those that are new, and wait for it.
+
+        Raises `NotReady` if it takes too long.
+        """
+        self._loaded()
+        done = threading.Event()
+        with self._changed:
+            self._looks.append(done)
+            self._changed.notify()
+        if not done.wait(_LOOK_S):
+            raise NotReady("The adapters are still being loaded.", "Try again in a few seconds.")
 
     def count_tokens(self, text: str) -> int:
         """Tokens of plain text in the model's own count."""
@@ -229,7 +339,9 @@ class Engine:
             raise ModelUnusable(
                 f"The prompt has {len(request.prompt)} tokens; this model is set to {self.context_tokens}.", "Raise engine.context_tokens."
             )
-        generation = Generation(request, self._on_cancel)
+        if request.grammar:
+            self._loaded().check_grammar(request.grammar)
+        generation = Generation(request, self._on_cancel, self._place)
         with self._changed:
             free = sum(slot.generation is None for slot in self._slots)
             if len(self._waiting) >= self._settings.queue + free:
@@ -239,6 +351,13 @@ class Engine:
             self._waiting.append(generation)
             self._changed.notify()
         return generation
+
+    def _place(self, generation: Generation) -> int:
+        with self._changed:
+            try:
+                return self._waiting.index(generation) + 1
+            except ValueError:
+                return 0
 
     def erase(self) -> None:
         """Forget what finished slots have read: a deleted document's text must not stay in the prefix cache."""
@@ -272,6 +391,33 @@ class Engine:
             if self._llama is not None and self._batch_for and all(generation.cancelled for generation in self._batch_for):
                 self._llama.abort(True)
 
+    def _load_adapters(self, llama: _llama.Llama) -> None:
+        """Load each installed adapter that is made for this model. On the owner thread, or before there is one.
+
+        One that was replaced or removed stays in memory, under its version, until the model goes: it may be in use.
+        """
+        packages, broken = adapters.installed(self._data_dir)
+        unusable: dict[str, ReadingRoomError] = dict(broken)
+        usable = {}
+        for name, package in packages.items():
+            try:
+                if not package.fits(self._digest):
+                    raise AdapterUnusable(
+                        f"The adapter {name} was made for another file than {self.model}: for {package.base}, sha256 "
+                        f"{package.base_sha256[0][:12]}..., not {self._digest[:12]}...",
+                        f"Set engine.model to {package.base}, or add this file's sha256 to base_sha256 if you know that it fits.",
+                    )
+                if package.key not in self._in_memory:
+                    llama.load_adapter(package.key, package.weights)
+                    self._in_memory.add(package.key)
+                usable[name] = package
+            except AdapterUnusable as error:
+                unusable[name] = error
+        for name, error in unusable.items():
+            if name not in self.unusable:
+                log.warning("adapter %s: %s", name, error.message)
+        self.packages, self.unusable = usable, unusable
+
     # From here on: the owner thread.
 
     def _own(self) -> None:
@@ -280,12 +426,19 @@ class Engine:
         try:
             while True:
                 with self._changed:
-                    while not (self._stopping or self._waiting or self._erase or any(slot.generation for slot in self._slots)):
+                    while not (
+                        self._stopping or self._waiting or self._erase or self._looks or any(slot.generation for slot in self._slots)
+                    ):
                         self._changed.wait()
                     if self._stopping:
                         break
                     if self._erase:
                         self._erase_idle(llama)
+                    looks, self._looks = self._looks, []
+                if looks:
+                    self._load_adapters(llama)
+                    for look in looks:
+                        look.set()
                 self._sweep(llama)
                 self._admit(llama)
                 self._step(llama)
@@ -300,11 +453,15 @@ class Engine:
                 self._stopping = True
                 left = [slot.generation for slot in self._slots if slot.generation] + list(self._waiting)
                 self._waiting.clear()
+                looks, self._looks = self._looks, []
+            for look in looks:
+                look.set()
             for generation in left:
                 generation._put(over)
+                generation._tell_moved()
             for slot in self._slots:
                 if slot.sampler is not None:
-                    llama.free_sampler(slot.sampler)
+                    slot.sampler.close()
 
     def _erase_idle(self, llama: _llama.Llama) -> None:
         """Forget what idle slots have read; zero the memory as soon as all are idle. Until then this is called again."""
@@ -317,17 +474,26 @@ class Engine:
             self._erase = False
 
     def _sweep(self, llama: _llama.Llama) -> None:
-        """Take leave of those who left."""
+        """Take leave of those who left, and of those whose time is over."""
+        now = time.perf_counter()
         for slot in self._slots:
-            if slot.generation is not None and slot.generation.cancelled:
-                self._finish(llama, slot, "cancelled")
+            if slot.generation is not None and (reason := _over(slot.generation, now)):
+                self._finish(slot, reason)
         with self._changed:
-            gone = [generation for generation in self._waiting if generation.cancelled]
-            for generation in gone:
+            gone = [(generation, reason) for generation in self._waiting if (reason := _over(generation, now))]
+            for generation, _ in gone:
                 self._waiting.remove(generation)
-        for generation in gone:
-            generation.finish_reason = "cancelled"
+        for generation, reason in gone:
+            generation.finish_reason = reason
             generation._put(None)
+        if gone:
+            self._tell_places()
+
+    def _tell_places(self) -> None:
+        with self._changed:
+            waiting = list(self._waiting)
+        for generation in waiting:
+            generation._tell_moved()
 
     def _admit(self, llama: _llama.Llama) -> None:
         """Give free slots to those who wait longest, each the slot that has read the most of its prompt already."""
@@ -337,25 +503,60 @@ class Engine:
                 if not free or not self._waiting:
                     return
                 generation = self._waiting.popleft()
-            prompt = generation.request.prompt
+            request = generation.request
+
+            def cached_in(slot: _Slot, request: Request = request) -> int:
+                return _reusable(slot.read, request.prompt) if slot.adapter == request.adapter else 0
+
             # Ties go to the slot idle longest.
-            slot = max(free, key=lambda slot: (_reusable(slot.read, prompt), -slot.used_at))
-            cached = _reusable(slot.read, prompt)
+            slot = max(free, key=lambda slot: (cached_in(slot), -slot.used_at))
+            cached = cached_in(slot)
             try:
                 llama.forget(slot.seq, cached)
             except _llama.Aborted:
-                cached = 0
+                cached = 0  # a model whose memory cannot be cut: all of it went
             del slot.read[cached:]
+            slot.adapter = request.adapter
             slot.generation = generation
-            slot.pending = deque(prompt[cached:])
+            slot.pending = deque(request.prompt[cached:])
             slot.prefilled, slot.completed = False, 0
-            slot.text = codecs.getincrementaldecoder("utf-8")("replace")
-            slot.sampler = llama.sampler(temperature=generation.request.temperature, seed=generation.request.seed)
+            slot.text = _Text(request.stop)
+            slot.sampler = llama.sampler(
+                temperature=request.temperature,
+                seed=request.seed,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                min_p=request.min_p,
+                repeat_penalty=request.repeat_penalty,
+                frequency_penalty=request.frequency_penalty,
+                presence_penalty=request.presence_penalty,
+                grammar=request.grammar,
+            )
             generation.admitted_at = time.perf_counter()
-            generation.usage = Usage(len(prompt), 0, cached)
+            generation.usage = Usage(len(request.prompt), 0, cached)
+            generation._tell_moved()
+            self._tell_places()
+
+    def _take_turns(self, llama: _llama.Llama, busy: Sequence[_Slot]) -> list[_Slot]:
+        """Those of one adapter. The present one goes on for `_TURN` batches, then the one that has waited longest has its turn."""
+        wanted = {slot.adapter for slot in busy}
+        if self._adapter not in wanted or (self._turn >= _TURN and len(wanted) > 1):
+            others = wanted - {self._adapter} or wanted
+            chosen = min(others, key=lambda adapter: self._served.get(adapter, -1))
+            llama.use_adapters([(part.key, part.scale) for part in chosen.parts] if chosen else [])
+            self._adapter, self._turn = chosen, 0
+            self.adapter_changes += 1
+        self._turn += 1
+        self._batches += 1
+        self._served = {adapter: at for adapter, at in self._served.items() if adapter in wanted}
+        self._served[self._adapter] = self._batches
+        return [slot for slot in busy if slot.adapter == self._adapter]
 
     def _step(self, llama: _llama.Llama) -> None:
         busy = [slot for slot in self._slots if slot.generation is not None]
+        if not busy:
+            return
+        busy = self._take_turns(llama, busy)
         writing = [slot for slot in busy if slot.prefilled]
         batch: list[_llama.Piece] = []
         taken: list[tuple[_Slot, int, int | None]] = []  # slot, tokens in this batch, where its logits are
@@ -372,8 +573,6 @@ class Engine:
             batch += [_llama.Piece(slot.pending[i], start + i, slot.seq, last and i == n - 1) for i in range(n)]
             taken.append((slot, n, len(batch) - 1 if last else None))
             room -= n
-        if not batch:
-            return
         with self._deciding:
             llama.abort(self._stopping)
             self._batch_for = frozenset(slot.generation for slot, _, _ in taken if slot.generation)
@@ -403,34 +602,47 @@ class Engine:
                 self._next_token(llama, slot, index)
 
     def _next_token(self, llama: _llama.Llama, slot: _Slot, index: int) -> None:
-        generation = slot.generation
-        assert generation is not None
-        token = llama.sample(slot.sampler, index)
+        generation, text = slot.generation, slot.text
+        assert generation is not None and slot.sampler is not None and text is not None
+        request = generation.request
+        token = slot.sampler.sample(index)
         if generation.first_token_at is None:
             generation.first_token_at = time.perf_counter()
         slot.prefilled = True
         if llama.ends(token):
-            self._finish(llama, slot, "stop")
+            self._finish(slot, "stop")
             return
         slot.completed += 1
-        generation.usage = Usage(len(generation.request.prompt), slot.completed, generation.usage.cached_tokens)
-        if text := slot.text.decode(llama.piece(token)):
-            generation._put(text)
+        generation.usage = Usage(len(request.prompt), slot.completed, generation.usage.cached_tokens)
+        if request.logprobs is not None:
+            logprob, top = llama.chances(index, token, request.logprobs)
+            generation.chances.append(TokenChances(llama.piece(token), logprob, tuple((llama.piece(t), p) for t, p in top)))
+        if piece := text.feed(llama.piece(token)):
+            generation._put(piece)
         slot.pending.append(token)
-        if slot.completed >= generation.request.max_tokens or len(slot.read) + 1 >= llama.context_tokens:
-            self._finish(llama, slot, "length")
+        if text.stopped:
+            self._finish(slot, "stop")
+        elif slot.completed >= request.max_tokens or len(slot.read) + 1 >= llama.context_tokens:
+            self._finish(slot, "length")
 
-    def _finish(self, llama: _llama.Llama, slot: _Slot, reason: FinishReason) -> None:
+    def _finish(self, slot: _Slot, reason: FinishReason) -> None:
         generation, slot.generation = slot.generation, None
-        assert generation is not None
-        llama.free_sampler(slot.sampler)
+        assert generation is not None and slot.sampler is not None and slot.text is not None
+        slot.sampler.close()
         slot.sampler = None
         slot.pending.clear()
         slot.used_at = time.perf_counter()
         generation.finish_reason = reason
-        if tail := slot.text.decode(b"", final=True):
+        if tail := slot.text.feed(b"", final=True):
             generation._put(tail)
         generation._put(None)
+
+
+def _over(generation: Generation, now: float) -> FinishReason | None:
+    if generation.cancelled:
+        return "cancelled"
+    deadline = generation.request.deadline_s
+    return "deadline" if deadline is not None and now - generation.submitted_at > deadline else None
 
 
 def _reusable(read: Sequence[int], prompt: Sequence[int]) -> int:

@@ -169,6 +169,13 @@ class PassagesFound:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """The answer waits for others; `position` 1 is the next. Told each time that it changes."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A piece of the answer's text, as soon as it is decoded; the pieces joined are the answer."""
 
@@ -190,4 +197,4 @@ class Done:
     finish_reason: Literal["stop", "length", "refused"] = "stop"
 
 
-Event = PassagesFound | Token | Citation | Done
+Event = PassagesFound | Queued | Token | Citation | Done

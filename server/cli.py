@@ -36,16 +36,24 @@ _SHOWN = 3
 EPILOG = "State lives in --data-dir and can be rebuilt from --corpora at any time. Guide: corpora/guide/, or ask it."
 
 
+def _common(**options: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, **options)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: readingroom.toml, if there)")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the index and the models are kept (default: .readingroom)")
+    parser.add_argument("--corpora", type=Path, metavar="DIR", help="the watched folder; each sub-folder is a domain (default: corpora)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
+    return parser
+
+
+def _as_json(**options: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, **options)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="settings file (default: readingroom.toml, if there)")
-    common.add_argument("--data-dir", type=Path, metavar="DIR", help="where the index and the models are kept (default: .readingroom)")
-    common.add_argument("--corpora", type=Path, metavar="DIR", help="the watched folder; each sub-folder is a domain (default: corpora)")
-    common.add_argument("-v", "--verbose", action="store_true", help="log more, on stderr")
-    as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON for programs")
-
+    common, as_json = _common(), _as_json()
     parser = argparse.ArgumentParser(
         prog="readingroom", description="Answers questions from the documents in a folder, on this machine, with sources.", epilog=EPILOG
     )
@@ -65,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--domain", help="ask one domain only")
     ask.add_argument("--limit", type=int, help="passages to answer from")
     ask.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
+    ask.add_argument("--adapter", help="answer with this LoRA adapter (NAME, NAME@SCALE, several with +)")
+    ask.add_argument("--model", help="answer with this language model")
 
     search = command("search", "Find passages, without an answer.", as_json)
     search.add_argument("question", help="what to search for")
@@ -77,8 +87,10 @@ def build_parser() -> argparse.ArgumentParser:
     documents.add_argument("--query", "-q", help="whose path or title contains this")
 
     command("domains", "List the domains.", as_json)
-    add_models(command("models", "List, fetch, check and choose language models."), common, as_json)
-    add_adapters(command("adapters", "List, install and remove LoRA adapters."), common, as_json)
+    # The flags may stand before an action or behind it; behind it one that is left out must not undo what stands before.
+    kept = {"argument_default": argparse.SUPPRESS}
+    add_models(command("models", "List, fetch, check and choose language models.", as_json), _common(**kept), _as_json(**kept))
+    add_adapters(command("adapters", "List, install and remove LoRA adapters.", as_json), _common(**kept), _as_json(**kept))
     command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
 
     bench = command("bench", "Measure speed on this machine; prints a table and one JSON line.")
@@ -183,6 +195,7 @@ def _print_failures(failed: list[dict[str, Any]]) -> None:
 def _ask(args: argparse.Namespace, settings: Settings) -> int:
     question = sys.stdin.read() if args.question == "-" else args.question
     body = {"question": question, "domain": args.domain, "limit": args.limit, "max_tokens": args.max_tokens}
+    body |= {"adapter": args.adapter, "model": args.model}
     with _room(settings, engine=True) as room:
         done = asyncio.run(_print_answer(room.ask(body), quiet=args.json))
     if args.json:

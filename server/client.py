@@ -210,7 +210,9 @@ class LocalRoom:
         from server.stream import named
 
         await asyncio.to_thread(self._up_to_date)
-        question = Question(body["question"], body["domain"], body["limit"], body["max_tokens"])
+        question = Question(
+            body["question"], body["domain"], body["limit"], body["max_tokens"], model=body.get("model"), adapter=body.get("adapter")
+        )
         async for event in answer(question, self._room.library):
             yield named(event)
 

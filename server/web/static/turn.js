@@ -22,6 +22,7 @@ export class Turn {
   #room;
   #abort = null;
   #waiting = ""; // why the question has not been asked yet, if so
+  #place = 0; // in the queue, the next being 1
   #frame = 0;
   #othersOpen = false;
   #answer;
@@ -122,6 +123,9 @@ export class Turn {
       if (event === "passages") {
         Object.assign(record, { passages: data.passages, searchedFor: data.searched_for, leftOut: data.left_out ?? [] });
         announce(`Reading ${count(data.passages.length, "passage")}`);
+      } else if (event === "queued") {
+        this.#place = data.position;
+        if (data.position === 1) announce("This question is the next.");
       } else if (event === "token") {
         record.text += data.text;
       } else if (event === "citation") {
@@ -160,6 +164,8 @@ export class Turn {
     status.hidden = state !== "asking" || Boolean(text);
     if (status.hidden) return;
     if (this.#waiting) status.textContent = `${this.#waiting} The question will be asked as soon as it is ready.`;
+    else if (this.#place === 1) status.textContent = "Waiting for another answer to end: this question is the next…";
+    else if (this.#place) status.textContent = `Waiting: ${count(this.#place - 1, "question")} before this one…`;
     else if (passages) status.textContent = `Reading ${count(passages.length - leftOut.length, "passage")}…`;
     else status.textContent = "Searching…";
   }
