@@ -110,7 +110,7 @@ def _go(session: Session, url: str, part: Part, digest: str, size: int) -> bool:
     headers = {}
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
-        if not digest:
+        if not digest and part.validator:
             headers["If-Range"] = part.validator
     with session.open(url, headers) as (response, announced):
         total = _total(response)
@@ -123,7 +123,7 @@ def _go(session: Session, url: str, part: Part, digest: str, size: int) -> bool:
         validator = _validator(response)
         if response.status_code == 206:
             start = int((re.match(r"bytes (\d+)-", response.headers.get("content-range", "")) or ["", "-1"])[1])
-            if start != part.size or (not digest and validator != part.validator):
+            if start != part.size or (not digest and (validator, total) != (part.validator, part.total)):
                 part.restart()
                 return False
         elif part.size:
@@ -136,7 +136,7 @@ def _go(session: Session, url: str, part: Part, digest: str, size: int) -> bool:
         shelf.room(part.path.parent, max(total - part.size, 0) + _SPARE)
         part.begin(validator, total, announced)
         try:
-            for piece in response.iter_raw(1 << 18):
+            for piece in response.iter_raw():  # as they come: what waited for more would be lost with the connection
                 part.append(piece)
                 if part.head != gguf.MAGIC[: len(part.head)]:
                     part.discard()
