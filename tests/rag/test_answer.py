@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from rag import prompt
+from rag import adapters, prompt
+from rag.adapters import Adapter
 from rag.answer import Library, Question, answer
 from rag.embed import Embedder
-from rag.errors import QueueFull, UnknownDomain, UnknownModel
+from rag.errors import QueueFull, UnknownAdapter, UnknownDomain, UnknownModel
 from rag.metrics import Metrics
-from rag.records import Citation, Done, Event, PassagesFound, Token, Turn, Usage
+from rag.records import Citation, Done, Event, PassagesFound, Queued, Token, Turn, Usage
 from rag.settings import Settings
 from rag.store import EdgeStore
 from tests.conftest import chunk, document
@@ -25,18 +26,43 @@ TEXT = "The reading room opens at nine in the morning. It closes at six in the e
 
 
 class Scripted:
-    """An engine that says what it is told to, in pieces, and notes what it was asked and whether it was left."""
+    """An engine that says what it is told to, in pieces, and notes what it was asked and whether it was left.
+
+    It is the only one of its room, has one adapter, `legal`, and lets who asks wait behind `places`.
+    """
 
     model = "scripted"
     context_tokens = 2048
 
-    def __init__(self, *pieces: str | Exception) -> None:
+    def __init__(self, *pieces: str | Exception, places: Sequence[int] = ()) -> None:
         self.script = pieces
+        self.places = places
+        self.request: Any = None
         self.cancelled = False
         self.turns: Sequence[Turn] = ()
         self.usage = Usage(10, 5, 0)
         self.finish_reason = "stop"
         self.submitted_at = self.admitted_at = 0.0
+
+    async def find(self, name: str | None) -> Scripted:
+        """Itself, by its name or none."""
+        if name not in (None, "", self.model):
+            raise UnknownModel(f"There is no model {name!r}.", "Leave it out.")
+        return self
+
+    def adapter(self, text: str | None) -> Adapter | None:
+        """`legal`, at any scale."""
+        legal = adapters.Package("legal", Path(), "scripted", (), "CC0-1.0", 4, "1")
+        return adapters.resolve(text, {"legal": legal}) if text else None
+
+    def prompt_of(self, adapter: Adapter | None) -> str:
+        """The adapter's rules."""
+        return "Answer like a lawyer." if adapter else ""
+
+    async def queued(self) -> AsyncGenerator[int, None]:
+        """The places."""
+        for place in self.places:
+            yield place
 
     def render(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """A token a word."""
@@ -47,6 +73,7 @@ class Scripted:
         """Itself is the generation; an exception first in the script is raised here."""
         if self.script and isinstance(self.script[0], Exception):
             raise self.script[0]
+        self.request = request
         return self
 
     async def pieces(self) -> AsyncGenerator[str, None]:
@@ -95,6 +122,36 @@ def test_events_come_in_the_order_of_the_path(tmp_path: Path, embedder: Embedder
     assert [citation.sentence for citation in done.citations] == ["It opens at nine in the morning."]
     assert done.refused is False
     assert TEXT in engine.turns[-1].content
+
+
+def test_who_waits_is_told_so_between_the_passages_and_the_answer(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """Each place as it changes."""
+    engine = Scripted("It opens at nine in the morning.", places=(3, 1))
+    events = ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
+    assert events[1:3] == [Queued(3), Queued(1)]
+    assert [type(event) for event in events] == [PassagesFound, Queued, Queued, Token, Citation, Done]
+
+
+def test_an_adapter_is_asked_for_by_the_question_or_its_domain_and_brings_its_rules(
+    tmp_path: Path, embedder: Embedder, store: EdgeStore
+) -> None:
+    """The question's wish counts more; a domain's own rules count more than the adapter's. The answer says which it was."""
+    toml = tmp_path / "corpora" / "a" / "domain.toml"
+    asked = "When does the reading room open?"
+    for of_domain, wish, rules, told in (
+        ("", "legal", "Answer like a lawyer.", "legal"),
+        ('adapter = "legal@0.5"', None, "Answer like a lawyer.", "legal@0.5"),
+        ('adapter = "legal"', "legal@0.25", "Answer like a lawyer.", "legal@0.25"),
+        ('adapter = "legal"\nprompt = "Be brief."', None, "Be brief.", "legal"),
+        ("", None, prompt.RULES, None),
+    ):
+        toml.write_text(of_domain)
+        engine = Scripted("It opens at nine in the morning.")
+        done = ask(Question(asked, "a", adapter=wish), library(tmp_path, embedder, store, engine))[-1]
+        assert isinstance(done, Done)
+        assert done.adapter == told
+        assert (engine.request.adapter and str(engine.request.adapter)) == told
+        assert engine.turns[0] == Turn("system", rules)
 
 
 def test_a_refusal_generates_nothing(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
@@ -165,7 +222,7 @@ def test_what_is_wrong_with_the_call_is_raised_before_the_first_event(tmp_path: 
         (Question("When does the reading room open?"), Scripted(QueueFull("Full.", "Wait.")), QueueFull),
         (Question("When?", "nowhere"), Scripted(), UnknownDomain),
         (Question("When?", model="other"), Scripted(), UnknownModel),
-        (Question("When?", adapter="legal"), Scripted(), UnknownModel),
+        (Question("When?", adapter="other"), Scripted(), UnknownAdapter),
     ):
 
         async def first(question: Question = question, engine: Scripted = engine) -> Event:
@@ -182,9 +239,9 @@ def test_a_domain_sets_its_prompt_its_model_and_its_threshold(tmp_path: Path, em
     toml.write_text('prompt = "Answer like a pirate."')
     ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
     assert engine.turns[0] == Turn("system", "Answer like a pirate.")
-    for missing in ('adapter = "legal"', 'model = "other"'):
+    for missing, error in (('adapter = "another"', UnknownAdapter), ('model = "other"', UnknownModel)):
         toml.write_text(missing)
-        with pytest.raises(UnknownModel, match=missing.split('"')[1]):
+        with pytest.raises(error, match=missing.split('"')[1]):
             ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
     toml.write_text("abstain_below = 1.0")
     done = ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))[-1]
