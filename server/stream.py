@@ -1,12 +1,13 @@
 """Events to the wire: server-sent events, pings that keep a quiet stream open, and the fan-out of documents' progress.
 
-SSE: https://html.spec.whatwg.org/multipage/server-sent-events.html. Each event's data is one JSON object.
+Each event's data is one JSON object: https://html.spec.whatwg.org/multipage/server-sent-events.html. Ollama's clients read JSON lines.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
@@ -16,12 +17,15 @@ from litestar import Request
 from litestar.exceptions import HTTPException
 from litestar.response import Stream
 
-from rag.records import Citation, Done, Event, PassagesFound, Token
-from server.errors import problem_of
+from rag.errors import ReadingRoomError
+from rag.records import Citation, Done, Event, PassagesFound, Queued, Token
+from server.errors import ollama_error, problem_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NAMES = {PassagesFound: "passages", Token: "token", Citation: "citation", Done: "done"}
+_NAMES = {PassagesFound: "passages", Queued: "queued", Token: "token", Citation: "citation", Done: "done"}
 
 # Proxies close streams that are silent for 30 or 60 seconds; a comment every 15 keeps them open.
 PING_SECONDS = 15.0
@@ -82,14 +86,16 @@ async def unless_left(request: Request[Any, Any, Any], work: Coroutine[Any, Any,
             await working
 
 
-async def with_pings(source: AsyncGenerator[bytes, None], every: float = PING_SECONDS) -> AsyncGenerator[bytes, None]:
-    """The source's items, with an SSE comment whenever it is silent for `every` seconds. Closes the source at the end."""
+async def with_pings(
+    source: AsyncGenerator[bytes, None], every: float = PING_SECONDS, ping: bytes = b": ping\n\n"
+) -> AsyncGenerator[bytes, None]:
+    """The source's items, with `ping` (an SSE comment) whenever it is silent for `every` seconds. Closes the source at the end."""
     step: asyncio.Future[bytes] | None = None
     try:
         while True:
             step = asyncio.ensure_future(anext(source))
             while not (await asyncio.wait({step}, timeout=every))[0]:
-                yield b": ping\n\n"
+                yield ping
             try:
                 item = step.result()
             except StopAsyncIteration:
@@ -127,6 +133,28 @@ def event_stream(source: AsyncGenerator[bytes, None]) -> Stream:
     """The response that streams events."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Stream(_ClosingStream(with_pings(source)), media_type="text/event-stream", headers=headers)
+
+
+async def ndjson(items: AsyncGenerator[object, None]) -> AsyncGenerator[bytes, None]:
+    """JSON objects, one a line. What breaks on the way becomes a line with an `error`, since the status is long sent."""
+    async with contextlib.aclosing(items):
+        try:
+            async for item in items:
+                yield msgspec.json.encode(item) + b"\n"
+        except Exception as error:
+            if not isinstance(error, ReadingRoomError | HTTPException):
+                log.error("a stream broke off", exc_info=error)
+            yield msgspec.json.encode(ollama_error(problem_of(error))) + b"\n"
+
+
+def ndjson_stream(source: AsyncGenerator[bytes, None], *, ping: object = None) -> Stream:
+    """The response that streams JSON lines. `ping` is an object that says nothing and keeps a quiet stream open; None for none.
+
+    JSON lines have no comments, so what a ping looks like depends on who reads.
+    """
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    kept_open = source if ping is None else with_pings(source, ping=msgspec.json.encode(ping) + b"\n")
+    return Stream(_ClosingStream(kept_open), media_type="application/x-ndjson", headers=headers)
 
 
 class Broadcast:
