@@ -22,7 +22,11 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from server.app import ReadingRoom
 from server.auth import App, Guard
 from server.errors import HANDLERS
+from server.routes.models import ModelsController
 from server.routes.native import NativeController
+from server.routes.ollama import OllamaController
+from server.routes.ollama_models import OllamaModels, knock
+from server.routes.openai import OpenAIController
 from server.routes.ops import Readings, health, metrics, ready
 
 WEB = Path(__file__).parent / "web"
@@ -45,13 +49,25 @@ def create_app(room: ReadingRoom) -> App:
         return room
 
     litestar = Litestar(
-        route_handlers=[NativeController, health, ready, metrics, static, *(_page(path, name) for path, name in _PAGES.items())],
+        route_handlers=[
+            NativeController,
+            ModelsController,
+            OpenAIController,
+            OllamaController,
+            OllamaModels,
+            knock,
+            health,
+            ready,
+            metrics,
+            static,
+            *(_page(path, name) for path, name in _PAGES.items()),
+        ],
         dependencies={"room": Provide(provide_room)},
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         middleware=[_counted(room)],
         # Answers stream: only whole bodies may be compressed, and those that gain by it.
-        compression_config=CompressionConfig(backend="gzip", minimum_size=2048, exclude=["/rag/ask", "/rag/events"]),
+        compression_config=CompressionConfig(backend="gzip", minimum_size=2048, exclude=["/rag/ask", "/rag/events", "^/v1/", "^/api/"]),
         request_max_body_size=room.settings.server.max_upload_mb * (1 << 20) + _FORM_OVERHEAD,
         openapi_config=OpenAPIConfig(
             title="Reading Room",

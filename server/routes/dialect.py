@@ -65,7 +65,7 @@ async def resolve(name: str, room: ReadingRoom) -> Documents | Engine:
 async def names(room: ReadingRoom) -> list[str]:
     """Every name that `resolve` knows: the documents first, then the domains, then the language models."""
     domains = await asyncio.to_thread(read_domains, room.settings.corpora)
-    return [ROOM, *(f"{ROOM}/{domain}" for domain in domains), *(engine.model for engine in room.engines.loaded())]
+    return [ROOM, *(f"{ROOM}/{domain}" for domain in domains), *await asyncio.to_thread(room.engines.names)]
 
 
 async def adapter_of(engine: Engine, wanted: str | None) -> Adapter | None:
