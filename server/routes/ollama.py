@@ -245,7 +245,7 @@ async def _then_unload(parts: Parts, target: Target, room: ReadingRoom) -> Parts
             async for part in parts:
                 yield part
     finally:
-        await _unload(target, room)
+        await asyncio.shield(_unload(target, room))  # who leaves cancels this task, and not that
 
 
 async def _unload(target: Target, room: ReadingRoom) -> bool:

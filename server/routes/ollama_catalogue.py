@@ -83,7 +83,10 @@ def unknown(name: str) -> UnknownModel:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Something that has a name. `file` is how it would be made; `model` its file, None for a model on another server."""
+    """Something that has a name. `file` is how it is made; `model` its file, None for a model on another server.
+
+    `rules`: what the documents are answered by, where that is not the file's SYSTEM.
+    """
 
     name: str
     file: Modelfile
@@ -91,6 +94,7 @@ class Known:
     digest: str
     modified_at: float
     capabilities: tuple[str, ...] = ("completion",)
+    rules: str = ""
 
     @property
     def size(self) -> int:
@@ -127,7 +131,7 @@ class Known:
             modelfile=f"# To make one of your own of this, put in place of the FROM line:\n# FROM {self.name}\n\n{self.file}",
             parameters=self.file.parameters_text,
             template=header.chat_template if header else "",
-            system=self.file.system,
+            system=self.rules or self.file.system,
             license=licence,
             details=self.details(),
             model_info=info_of(header, verbose=verbose) if header else {},
@@ -162,10 +166,8 @@ class Catalogue:
     def all(self) -> list[Known]:
         """The documents first, then the language models, the embedding model, the assistants."""
         found = [self._documents(None), *(self._documents(domain) for domain in read_domains(self._room.settings.corpora).values())]
-        found += [_of_model(model) for model in models.installed(self._data_dir)]
-        default = self.default()
-        if default is not None and default.name not in {known.name for known in found}:
-            found.append(_of_model(default))
+        default = self._default()
+        found += [default, *(_of_model(model) for model in models.installed(self._data_dir) if model.name != default.name)]
         embedder = self._embedder()
         return [*found, *([embedder] if embedder else []), *(self._of_assistant(assistant) for assistant in self.assistants.all())]
 
@@ -185,23 +187,25 @@ class Catalogue:
             if (domain := name.removeprefix(f"{ROOM}/")) in domains:
                 return self._documents(domains[domain])
             raise unknown(name)
-        for other in (self._embedder(), _of_model(default) if (default := self.default()) else None):
-            if other is not None and other.name.lower() == name.lower():
-                return other
+        for known in (self._embedder(), self._default()):
+            if known is not None and known.name.lower() == name.lower():
+                return known
         try:
             return _of_model(models.find(name, self._data_dir))
         except UnknownModel as error:
             raise unknown(name) from error
 
-    def default(self) -> ModelFile | None:
-        """The model that answers from the documents; None if it is on another server, or missing."""
+    def _default(self) -> Known:
+        """The model that answers from the documents."""
+        name = self._room.engine.model
         try:
-            return models.find(self._room.engine.model, self._data_dir)
+            return _of_model(models.find(name, self._data_dir))
         except (UnknownModel, ModelUnusable):
-            return self._set()
+            model = self._of_settings()
+            return _of_model(replace(model, name=name)) if model else Known(name, Modelfile(name), None, _digest(name), 0.0)
 
-    def _set(self) -> ModelFile | None:
-        """The one of the settings, which may be a path."""
+    def _of_settings(self) -> ModelFile | None:
+        """The file that the settings name by its path; None if the model is missing, or on another server."""
         settings = self._room.settings.engine
         with contextlib.suppress(ModelUnusable):
             return None if settings.url else models.locate(settings.model, "generator", self._data_dir)
@@ -209,13 +213,13 @@ class Catalogue:
 
     def _documents(self, domain: Domain | None) -> Known:
         name = f"{ROOM}/{domain.name}" if domain else ROOM
-        model = self.default()
+        model = self._default().model
         if domain and domain.model:
             with contextlib.suppress(UnknownModel, ModelUnusable):
                 model = models.find(domain.model, self._data_dir)
         rules = (domain.prompt if domain else "") or prompt.RULES
         digest = _digest(name, rules, model.sha256 if model else "")
-        return Known(name, Modelfile(name, system=rules, adapter=(domain and domain.adapter) or ""), model, digest, _modified(model))
+        return Known(name, Modelfile(name), model, digest, _modified(model), rules=rules)
 
     def _embedder(self) -> Known | None:
         try:
@@ -230,9 +234,12 @@ class Catalogue:
             model = self._base(assistant.modelfile.base).model
         return Known(assistant.name, assistant.modelfile, model, assistant.modelfile.digest, assistant.created_at)
 
-    def make(self, name: str, file: Modelfile) -> Assistant:
-        """Keep an assistant. Raises `UnknownModel` for what it is made from, `InvalidInput`, a validation error."""
-        self._free(name)
+    def checked(self, name: str, file: Modelfile) -> Modelfile:
+        """What an assistant of that name would be: on top of the one that it is made from, and of a model that is there.
+
+        Raises `UnknownModel` for what it is made from, `InvalidInput` for the name, a validation error for a template of its own.
+        """
+        self.check_free(name)
         parent = self.assistants.find(file.base)
         if parent is not None:
             file = file.over(parent.modelfile)
@@ -246,11 +253,11 @@ class Catalogue:
                 raise wrong(
                     "template", f"is not that of {base.name!r}. Go templates are not run: leave it out, and the model's own is used."
                 )
-        return self.assistants.save(name, replace(file, base=base.name, template=""))
+        return replace(file, base=base.name, template="")
 
     def copy(self, source: str, destination: str) -> Assistant:
         """An assistant again under another name; of a model or the documents, an assistant that adds nothing to them."""
-        self._free(destination)
+        self.check_free(destination)
         known = self.find(source)
         assistant = self.assistants.find(source)
         return self.assistants.save(destination, assistant.modelfile if assistant else Modelfile(known.name))
@@ -261,15 +268,14 @@ class Catalogue:
             self.assistants.delete(name)
             return
         known = self._base(modelfile.bare_name(name.strip()))
-        default = self.default()
         if known.name == ROOM or known.name.startswith(f"{ROOM}/"):
             raise InvalidInput(f"{known.name!r} stands for documents.", "A domain goes with its folder.")
-        if "completion" not in known.capabilities or (default is not None and known.name == default.name):
+        if "completion" not in known.capabilities or known.name == self._default().name:
             raise InvalidInput(f"{known.name!r} is in use: answers from the documents need it.", "Set another model first.")
         shelf.remove(known.name, self._data_dir)
 
-    def _free(self, name: str) -> None:
-        """Raises `InvalidInput` if it is no name for an assistant, or names something else."""
+    def check_free(self, name: str) -> None:
+        """Raises `InvalidInput` if it is no name for an assistant, or names something that is none."""
         bare = modelfile.checked_name(name)
         taken = bare.lower() == ROOM or bare.lower().startswith(f"{ROOM}/")
         if not taken:

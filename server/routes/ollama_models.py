@@ -27,7 +27,7 @@ from rag.errors import InvalidInput, ModelUnusable, UnknownModel
 from rag.modelfile import Modelfile
 from server.app import ReadingRoom
 from server.routes import dialect
-from server.routes.dialect import Documents, wrong
+from server.routes.dialect import ROOM, Documents, wrong
 from server.routes.ollama import find
 from server.routes.ollama_catalogue import Catalogue, Listed, Loaded, Shown
 from server.routes.ollama_wire import Message, turns_of
@@ -178,13 +178,12 @@ class OllamaModels(Controller):
     @post("/create", status_code=200, summary="Make an assistant", request_max_body_size=_CREATE_BYTES)
     async def create(self, room: ReadingRoom, data: CreateBody) -> Stream | Response[Progress]:
         """Of a Modelfile, or of the same in fields. It is a name for what there is, so it takes no time and no room."""
-        name, file = data.wanted, file_of(data)
-        catalogue = Catalogue(room)
+        name, catalogue = data.wanted, Catalogue(room)
+        file = await asyncio.to_thread(catalogue.checked, name, file_of(data))
         if file.adapter:
             base = await find(file.base, room)
-            engine = room.engine if isinstance(base.means, Documents) else base.means
-            await dialect.adapter_of(engine, file.adapter)
-        await asyncio.to_thread(catalogue.make, name, file)
+            await dialect.adapter_of(room.engine if isinstance(base.means, Documents) else base.means, file.adapter)
+        await asyncio.to_thread(catalogue.assistants.save, name, file)
         return _told(data.stream, Progress("reading model metadata"), Progress("writing manifest"), Progress("success"))
 
     @post("/pull", status_code=200, summary="Fetch a model")
@@ -240,8 +239,8 @@ async def pulling(body: PullBody, room: ReadingRoom) -> AsyncGenerator[Progress,
     if "://" in name:
         raise InvalidInput("A model is not fetched from an address here.", "On the server's machine: `readingroom models pull ADDRESS`.")
     catalogue = Catalogue(room)
-    if await asyncio.to_thread(catalogue.assistants.find, name) is not None:
-        raise InvalidInput(f"{name!r} is the name of an assistant.", "Delete it first, or copy it to another name.")
+    if modelfile.bare_name(name).lower() == ROOM or await asyncio.to_thread(catalogue.assistants.find, name) is not None:
+        raise InvalidInput(f"{name!r} is the name of an assistant or of documents.", "Choose another, or delete the assistant first.")
     host = name.split("/")[0]
     registry = {"registry": f"http://{host}"} if body.insecure and name.count("/") == 2 else {}
     loop = asyncio.get_running_loop()

@@ -391,7 +391,7 @@ def test_the_server_answers_who_knocks(served: Served) -> None:
         assert re.fullmatch(r"\d+\.\d+\.\d+", client.get("/api/version").json()["version"])
 
 
-def test_show_says_what_a_model_is(client: ollama.Client) -> None:
+def test_show_says_what_a_model_is(served: Served, client: ollama.Client) -> None:
     """Template, licence, the header's keys without the vocabulary, and what it can do."""
     shown = client.show(f"{BARE}:latest")
     assert shown.template is not None
@@ -403,7 +403,10 @@ def test_show_says_what_a_model_is(client: ollama.Client) -> None:
     assert "tokenizer.ggml.tokens" not in shown.modelinfo
     assert shown.capabilities == ["completion"]
     assert client.show(EMBEDDER).capabilities == ["embedding"]
-    assert "passages" in (client.show("readingroom").modelfile or "")
+    with served.client() as plain:
+        documents = plain.post("/api/show", json={"model": "readingroom/guide"}).json()
+    assert "passages" in documents["system"]
+    assert documents["modelfile"].splitlines()[-1] == "FROM readingroom/guide"
 
 
 def test_a_chat_with_the_documents_is_the_answer_of_the_room(served: Served, client: ollama.Client) -> None:
