@@ -168,6 +168,12 @@ class ReadingRoom:
         except Exception as error:
             self.engine.error = self._failed["model"] = _presentable(error)
 
+    async def use_model(self, name: str) -> Engine:
+        """Make another installed model the default one, without a break: see `Engines.use`."""
+        engine = await self.engines.use(name)
+        self._failed.pop("model", None)
+        return engine
+
     def _progress(self, change: Document | Removed) -> None:
         """A document changed its status or is gone. On the ingester's threads."""
         status = change.status if isinstance(change, Document) else "removed"
@@ -210,8 +216,9 @@ class ReadingRoom:
         """Block until everything that was started is loaded. Raises what failed."""
         for thread in self._starting:
             thread.join()
-        for error in self._failed.values():
-            raise error
+        for error in (*self._failed.values(), self.engine.error):
+            if error is not None:
+                raise error
 
     def parts(self) -> dict[str, Part]:
         """The state of each part."""

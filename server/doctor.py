@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rag import models
 from rag.domains import read_domains
 from rag.errors import ReadingRoomError
 from rag.settings import Settings
-from server.auth import check_binding
+from server.auth import check_binding, is_loopback
 from server.lock import address_of
 
 _PACKAGES = ("torch", "sentence-transformers", "llama-cpp-python", "qdrant-edge-py", "unstructured", "pypdfium2", "litestar", "watchdog")
@@ -132,8 +133,10 @@ def _machine(_: Settings) -> Iterator[Check]:
 
 def _models(settings: Settings) -> Iterator[Check]:
     for kind, name in (("generator", settings.engine.model), ("embedder", settings.embed.model)):
+        if kind == "generator" and settings.engine.url:
+            continue  # its model is elsewhere
         try:
-            model = models.locate(name, kind)  # type: ignore[arg-type]
+            model = models.locate(name, kind, settings.data_dir)  # type: ignore[arg-type]
             models.verify(model)
         except ReadingRoomError as error:
             yield Check(f"{kind} model", "broken", error.message, error.remedy)
@@ -147,7 +150,10 @@ def _generator(settings: Settings) -> Iterator[Check]:
 
     In a process of its own: a llama.cpp built for a newer CPU dies of an illegal instruction.
     """
-    model = models.locate(settings.engine.model, "generator")
+    if settings.engine.url:
+        yield _remote(settings)
+        return
+    model = models.locate(settings.engine.model, "generator", settings.data_dir)
     trial = [sys.executable, "-m", "server.doctor", str(model.path), str(settings.engine.threads), str(settings.engine.gpu_layers)]
     try:
         ran = subprocess.run(trial, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent.parent)
@@ -168,6 +174,25 @@ def _generator(settings: Settings) -> Iterator[Check]:
     remedy = "Use a smaller model, fewer passages (retrieve.passages), or a GPU build (README)." if slow else ""
     detail = f"reads {rate:.0f} prompt tokens/s as the file is on disk, {'GPU' if gpu else 'CPU'} build"
     yield Check("generation", "slow" if slow else "ok", detail, remedy)
+
+
+def _remote(settings: Settings) -> Check:
+    """Whether the server that writes the answers is another one than this service, can be reached, and has the model."""
+    from rag._upstream import Upstream
+    from rag.remote import RemoteEngine
+
+    try:
+        Upstream(settings.engine).check()
+        address = urlsplit(settings.engine.url)
+        here = is_loopback(address.hostname or "")
+        if here and address.port == settings.server.port:
+            remedy = "Set engine.url to another server, or leave it empty."
+            return Check("engine.url", "broken", "is the address of this service: it would ask itself", remedy)
+        model = RemoteEngine(settings.engine).reach()
+    except ReadingRoomError as error:
+        return Check("engine.url", "broken", error.message, error.remedy)
+    leaves = "" if here else "; questions and passages leave this machine" + (", unencrypted" if address.scheme == "http" else "")
+    return Check("engine.url", "ok", f"{settings.engine.url}: {model}{leaves}")
 
 
 def _trial(path: str, threads: str, gpu_layers: str) -> str:
