@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import re
+import shutil
 import struct
 import threading
 from collections.abc import AsyncGenerator, Iterator
@@ -22,7 +23,8 @@ import ollama
 import pytest
 from litestar.exceptions import ValidationException
 
-from rag import grammar
+from bench.lora import install
+from rag import grammar, models, shelf
 from rag.engine import TokenChances
 from rag.errors import InvalidInput, ModelUnusable
 from rag.modelfile import Modelfile
@@ -572,6 +574,43 @@ def test_an_assistant_is_made_of_a_modelfile_on_top_of_the_documents(served: Ser
         finally:
             for name in set(names(client)) & {"team/librarian:v1", "colleague", "third"}:
                 client.delete(name)
+
+
+def test_an_assistants_adapter_is_applied_and_leaves_no_trace(served: Served, client: ollama.Client) -> None:
+    """One that was installed while the server runs; the bare model answers the same before and after."""
+    folder = install(served.data_dir, "odd", 7)
+    try:
+        with served.client() as plain:
+            body = {"model": "odd-one", "modelfile": f"FROM {BARE}\nADAPTER odd@1.5", "stream": False}
+            assert plain.post("/api/create", json=body).json() == {"status": "success"}
+        before = client.chat(BARE, HELLO, options=FEW).message.content
+        assert client.chat("odd-one", HELLO, options=FEW).message.content != before
+        assert client.chat(BARE, HELLO, options=FEW).message.content == before
+    finally:
+        client.delete("odd-one")
+        shutil.rmtree(folder)
+
+
+def test_another_model_is_loaded_by_its_name_unloaded_and_deleted(served: Served, client: ollama.Client) -> None:
+    """`keep_alive` 0 frees its memory, at once or after the answer; a file that is used in place stays."""
+    weights = models.locate(BARE, "generator").path
+    shelf.add(weights, served.data_dir, name="second")
+
+    def in_memory() -> bool:
+        return "second" in [model.model for model in client.ps().models]
+
+    try:
+        assert client.generate("second:latest").done_reason == "load"
+        assert in_memory()
+        assert client.generate("second", "Say hello.", options=FEW).response
+        assert client.chat("second", [], keep_alive=0).done_reason == "unload"
+        assert not in_memory()
+        assert client.chat("second", HELLO, options=FEW, keep_alive="0s").message.content
+        wait_until(lambda: not in_memory(), what="the model's leaving")
+    finally:
+        client.delete("second")
+    assert "second" not in names(client)
+    assert weights.is_file()
 
 
 def test_copies_are_names(client: ollama.Client) -> None:
