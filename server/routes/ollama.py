@@ -85,8 +85,10 @@ class Target:
 
     def opened(self, turns: Sequence[Turn], system: str | None = None) -> tuple[Turn, ...]:
         """The turns after those that the assistant begins with. Its SYSTEM gives way to one of the call."""
-        system = system or ("" if turns and turns[0].role == "system" else self.file.system)
-        return (*((Turn("system", system),) if system else ()), *self.file.messages, *turns)
+        if turns and turns[0].role == "system":
+            system, turns = turns[0].content, turns[1:]
+        rules = system or self.file.system
+        return (*((Turn("system", rules),) if rules else ()), *self.file.messages, *turns)
 
 
 async def find(name: str, room: ReadingRoom) -> Target:
@@ -141,7 +143,7 @@ class OllamaController(Controller):
 
     @post("/generate", status_code=200, summary="Generate", request_max_body_size=BODY_BYTES)
     async def generate(self, room: ReadingRoom, request: Request[Any, Any, Any], data: GenerateBody) -> Stream | Response[GenerateReply]:
-        """The same for one prompt. `raw` takes it as it is, in no template; a `template` of one's own is refused."""
+        """The same for one prompt, in the model's own chat template: `raw` and a `template` of one's own are refused."""
         turns = (Turn("user", data.prompt),) if data.prompt else ()
         return await _answered(GenerateReply, data, turns, room, request)  # type: ignore[return-value]
 
@@ -209,13 +211,7 @@ async def _bare(
     tools = tools_of(body.tools) if isinstance(body, ChatBody) else []
     adapter = await dialect.adapter_of(engine, target.file.adapter or None)
     settings = room.settings.engine
-    system = None
-    if isinstance(body, GenerateBody):
-        system = body.system
-        if body.raw:
-            raise wrong("raw", "is not supported.")
-        if body.template:
-            raise wrong("template", "is not supported: the model's own chat template is used. Leave it out.")
+    system = body.system if isinstance(body, GenerateBody) else None
 
     def submit() -> Generation:
         submitted.append(dialect.generate(engine, target.opened(turns, system), sampling, settings, tools=tools, adapter=adapter))

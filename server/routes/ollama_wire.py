@@ -261,10 +261,11 @@ def check(body: ChatBody | GenerateBody, *, documents: bool) -> None:
             raise wrong("suffix", f'is not supported: "{body.model}" does not support insert. Leave it out.')
         if body.context:
             raise wrong("context", "is not supported. Send the conversation as messages to /api/chat.")
-        if body.raw and (body.template or body.system):
-            raise wrong("raw", "does not go with template or system. Leave those out.")
+        for name in ("raw", "template"):
+            if getattr(body, name):
+                raise wrong(name, "is not supported: prompts are put into the model's own chat template. Leave it out.")
     if documents:
-        for name in ("format", "tools", "raw", "template", "logprobs", "top_logprobs"):
+        for name in ("format", "tools", "logprobs", "top_logprobs"):
             if getattr(body, name, None):
                 raise wrong(name, f"does not go with answers from the documents ({body.model}). Leave it out, or name a language model.")
 

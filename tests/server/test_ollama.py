@@ -164,12 +164,11 @@ def test_tools_are_passed_on_as_templates_know_them() -> None:
         (generate(images=["aGk="]), False, "images"),
         (generate(suffix="}"), False, "insert"),
         (generate(context=[1]), False, "/api/chat"),
-        (generate(raw=True, system="S"), False, "raw"),
+        (generate(raw=True), False, "chat template"),
+        (generate(template="T"), False, "chat template"),
         (chat(format="json"), True, "documents"),
         (chat(tools=[{}]), True, "documents"),
         (chat(logprobs=True), True, "documents"),
-        (generate(raw=True), True, "documents"),
-        (generate(template="T"), True, "documents"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(body: wire.ChatBody | wire.GenerateBody, documents: bool, word: str) -> None:
@@ -257,7 +256,7 @@ def test_an_assistant_opens_a_conversation() -> None:
     asked = (Turn("user", "c"),)
     assert target.opened(asked) == (Turn("system", "Own."), *file.messages, *asked)
     assert target.opened(asked, "Given.") == (Turn("system", "Given."), *file.messages, *asked)
-    assert target.opened((Turn("system", "Sent."), *asked)) == (*file.messages, Turn("system", "Sent."), *asked)
+    assert target.opened((Turn("system", "Sent."), *asked)) == (Turn("system", "Sent."), *file.messages, *asked)
     assert target.parameters({"seed": 2, "num_ctx": 4096}) == {"temperature": 0.5, "seed": 2}
     assert Target(Documents(None)).opened(asked) == asked
 
