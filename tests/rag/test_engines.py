@@ -475,13 +475,13 @@ def test_a_stop_waits_for_a_load_and_stops_what_it_loaded(tmp_path: Path) -> Non
 
 
 def test_what_a_model_takes_is_reckoned_from_its_header(tmp_path: Path) -> None:
-    """File, context for each sequence, a batch of logits; what is requantized grows; the context is at most the model's own."""
+    """File and context for each sequence; what is requantized grows; the context is at most the model's own."""
     path = write(tmp_path / "a.gguf", body=bytes(MB))
     model = models.ModelFile("a", path, None)
     kv = 2 * 2 * (16 + 16) * 2
     settings = EngineSettings(context_tokens=256, sequences=3)
-    assert memory_needed(model, settings) == path.stat().st_size + 256 * 3 * kv + 512 * 3 * 4
-    assert memory_needed(model, EngineSettings(context_tokens=100_000, sequences=1)) == path.stat().st_size + 512 * kv + 512 * 3 * 4
+    assert memory_needed(model, settings) == path.stat().st_size + 256 * 3 * kv
+    assert memory_needed(model, EngineSettings(context_tokens=100_000, sequences=1)) == path.stat().st_size + 512 * kv
     default = models.locate("smollm2-135m-instruct", "generator")
     grown = memory_needed(default, EngineSettings()) - memory_needed(default, EngineSettings(requantize=False))
     assert grown == 134_515_008 * 17 // 16 - default.bytes
