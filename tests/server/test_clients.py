@@ -205,7 +205,7 @@ def test_llama_index_completes_chats_and_streams(served: Served) -> None:
     library = pytest.importorskip("llama_index.llms.openai_like", reason=REASON)
     from llama_index.core.llms import ChatMessage
 
-    address = {"api_base": f"{served.url}/v1", "api_key": "none", "max_retries": 0, "context_window": 2048}
+    address = {"api_base": f"{served.url}/v1", "api_key": "none", "max_retries": 0, "context_window": 2048, "temperature": 0}
     old = library.OpenAILike(model=BARE, max_tokens=8, **address)
     text = old.complete("Say hello.").text
     assert text
@@ -220,7 +220,11 @@ def test_llama_index_completes_chats_and_streams(served: Served) -> None:
 
 # LiteLLM
 
+# Its types of other services have a mark that pydantic warns of.
+QUIETLY = pytest.mark.filterwarnings("ignore:Items? :UserWarning")
 
+
+@QUIETLY
 def test_litellm_completes_streams_and_embeds(served: Served) -> None:
     """As an OpenAI-compatible server: `openai/` before the model's name."""
     litellm = pytest.importorskip("litellm", reason=REASON)
@@ -237,6 +241,7 @@ def test_litellm_completes_streams_and_embeds(served: Served) -> None:
     assert [len(item["embedding"]) for item in rows.data] == [384, 384]
 
 
+@QUIETLY
 def test_litellm_raises_its_own_errors(served: Served) -> None:
     """By status."""
     litellm = pytest.importorskip("litellm", reason=REASON)
