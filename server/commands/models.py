@@ -1,6 +1,6 @@
 """`readingroom models ...`: the language models on this machine. Parses and prints; the work is in `rag/models.py` and its neighbours.
 
-Nothing is fetched from anywhere but by `pull`. No action needs the data directory's lock, so all work beside a running server.
+Nothing is fetched but by `pull`. No action needs the data directory's lock, so all work beside a running server.
 """
 
 from __future__ import annotations
