@@ -7,13 +7,22 @@ They take seconds to import, so each test imports its own. Wire shapes are looke
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from rag.engine import Request
+from rag.records import Turn
+from rag.settings import Server, Settings
+from server.app import ReadingRoom
+from server.http import create_app
 from tests.conftest import wait_until
 from tests.server.conftest import Served
 from tests.server.test_http import QUESTION, metric
+from tests.server.test_openai import Scripted
 
 BARE = "smollm2-135m-instruct"
 HELLO = [{"role": "user", "content": "Say hello."}]
@@ -168,6 +177,132 @@ def test_openai_raises_its_own_errors(served: Served) -> None:
             create(model=BARE, messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}], stream=True)
         with pytest.raises(openai.BadRequestError, match="text"):
             client.embeddings.create(model="readingroom", input=[[1, 2, 3]])
+
+
+# Calls of tools. The default model's template has no place for any, so a scripted one stands in for a model that knows them.
+
+
+class Caller:
+    """An engine that answers with a call of `weather`, keeps what it was given, and its own engines."""
+
+    model = "caller"
+    context_tokens = 2048
+    takes_tools = True
+
+    def __init__(self) -> None:
+        self.turns: tuple[Turn, ...] = ()
+        self.tools: list[str] = []
+        self.request: Request | None = None
+
+    async def find(self, _: str) -> Caller:
+        return self
+
+    def render(self, turns: Sequence[Turn], tools: Sequence[dict[str, Any]] | None = None) -> tuple[int, ...]:
+        self.turns, self.tools = tuple(turns), [tool["function"]["name"] for tool in tools or ()]
+        return (1, 2, 3)
+
+    def submit(self, request: Request) -> Scripted:
+        self.request = request
+        call = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+        # What a grammar forces has no tags around it.
+        text = call if request.grammar else f"I look.\n<tool_call>\n{call}\n</tool_call>"
+        return Scripted([text[n : n + 7] for n in range(0, len(text), 7)])
+
+
+@pytest.fixture
+def caller() -> Caller:
+    """That engine."""
+    return Caller()
+
+
+@pytest.fixture
+def in_process(caller: Caller, tmp_path: Path) -> dict[str, Any]:
+    """A transport to the whole application around that engine, without a socket."""
+    room = ReadingRoom(Settings(data_dir=tmp_path / "data", corpora=tmp_path / "corpora"))
+    room.engines = caller  # type: ignore[assignment]
+    return {"transport": httpx.ASGITransport(create_app(room))}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai_calls_a_tool(caller: Caller, in_process: dict[str, Any], stream: bool) -> None:
+    """The call comes parsed into the tool's own type; its result goes back as a message."""
+    openai = pytest.importorskip("openai", reason=REASON)
+
+    class Weather(openai.BaseModel):
+        city: str
+
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Is it warm in Oslo?"}]
+    options: dict[str, Any] = {"model": "caller", "tools": [openai.pydantic_function_tool(Weather, name="weather")]}
+
+    async def ask() -> Any:
+        async with openai.AsyncOpenAI(
+            base_url="http://127.0.0.1/v1", api_key="none", max_retries=0, http_client=httpx.AsyncClient(**in_process)
+        ) as client:
+            if not stream:
+                return await client.chat.completions.parse(messages=messages, **options)
+            async with client.chat.completions.stream(messages=messages, **options) as events:
+                return await events.get_final_completion()
+
+    choice = asyncio.run(ask()).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "I look."
+    (call,) = choice.message.tool_calls
+    assert call.function.parsed_arguments == Weather(city="Oslo")
+    assert caller.tools == ["weather"]
+    messages += [
+        choice.message.model_dump(include={"role", "content", "tool_calls"}),
+        {"role": "tool", "tool_call_id": call.id, "content": "-4"},
+    ]
+    asyncio.run(ask())
+    assert caller.turns == (
+        Turn("user", "Is it warm in Oslo?"),
+        Turn("assistant", 'I look.\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'),
+        Turn("user", "<tool_response>\n-4\n</tool_response>"),
+    )
+
+
+def test_openai_needs_the_key_where_there_is_one(caller: Caller, tmp_path: Path) -> None:
+    """The client's `api_key` is the server's `server.key`; a wrong one is its own error."""
+    openai = pytest.importorskip("openai", reason=REASON)
+    room = ReadingRoom(Settings(data_dir=tmp_path / "data", corpora=tmp_path / "corpora", server=Server(key="a-long-secret")))
+    room.engines = caller  # type: ignore[assignment]
+    transport = httpx.ASGITransport(create_app(room))  # type: ignore[arg-type]
+
+    async def ask(key: str) -> Any:
+        async with httpx.AsyncClient(transport=transport) as inside:
+            client = openai.AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key=key, max_retries=0, http_client=inside)
+            return await client.chat.completions.create(model="caller", messages=HELLO)
+
+    with pytest.raises(openai.AuthenticationError, match="wants a key") as caught:
+        asyncio.run(ask("wrong"))
+    assert caught.value.code == "invalid_api_key"
+    assert asyncio.run(ask("a-long-secret")).choices[0].message.content.startswith("I look.")
+
+
+@pytest.mark.parametrize(("choice", "forced"), [("auto", False), ("any", True), ("weather", True)])
+def test_langchain_binds_tools(caller: Caller, in_process: dict[str, Any], choice: str, forced: bool) -> None:
+    """`any` and a name force the call by a grammar, which takes the place of the tags."""
+    langchain = pytest.importorskip("langchain_openai", reason=REASON)
+
+    def weather(city: str) -> str:
+        """How warm it is in a city."""
+        raise AssertionError("nobody calls it here")
+
+    async def ask() -> tuple[Any, Any]:
+        async with httpx.AsyncClient(**in_process) as client:
+            chat = langchain.ChatOpenAI(
+                model="caller", base_url="http://127.0.0.1/v1", api_key="none", max_retries=0, http_async_client=client
+            ).bind_tools([weather], tool_choice=choice)
+            whole, pieces = await chat.ainvoke("Is it warm in Oslo?"), None
+            async for piece in chat.astream("Is it warm in Oslo?"):
+                pieces = piece if pieces is None else pieces + piece
+            return whole, pieces
+
+    for message in asyncio.run(ask()):
+        assert [(call["name"], call["args"]) for call in message.tool_calls] == [("weather", {"city": "Oslo"})]
+        assert message.content == ("" if forced else "I look.")
+    assert caller.request is not None
+    assert bool(caller.request.grammar) is forced
 
 
 # LangChain
