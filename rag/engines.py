@@ -142,7 +142,11 @@ class Engines:
         try:
             entry.engine.load()
             if not self._settings.url:
-                entry.bytes = memory_needed(models.locate(self._settings.model, "generator", self._data_dir), self._settings)
+                model = models.locate(self._settings.model, "generator", self._data_dir)
+                try:
+                    entry.bytes = memory_needed(model, self._settings)
+                except ModelUnusable:  # llama.cpp took it, which is what counts
+                    entry.bytes = model.bytes
         finally:
             self._starting = False
 

@@ -15,7 +15,7 @@ import pytest
 
 from rag import engines as module
 from rag import models, shelf
-from rag.engine import Generation, Request
+from rag.engine import Engine, Generation, Request
 from rag.engines import Engines, memory_budget, memory_needed
 from rag.errors import Busy, ModelUnusable, NotReady, ReadingRoomError, UnknownModel
 from rag.records import Turn
@@ -472,6 +472,33 @@ def test_a_stop_waits_for_a_load_and_stops_what_it_loaded(tmp_path: Path) -> Non
 
     run(ask())
     assert [(fake.model, fake.stopped) for fake in made] == [("main", 1), ("a", 1)]
+
+
+def test_a_header_that_only_llama_cpp_can_read_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default model was loaded: then its file's size has to do."""
+
+    def unreadable(*_: Any) -> int:
+        raise ModelUnusable("odd", "")
+
+    monkeypatch.setattr(module, "memory_needed", unreadable)
+    house = House(tmp_path, 100)
+    assert house.engines.memory() == {"main": (tmp_path / "main.gguf").stat().st_size}
+    house.engines.stop()
+
+
+def test_beside_a_server_elsewhere_the_models_of_this_machine_can_be_asked_for(tmp_path: Path) -> None:
+    """`engine.url` is the default model's; it takes no memory here, and a model that is named runs here."""
+    house = House(tmp_path, 15)
+    house.engines.stop()
+    settings = EngineSettings(model="far", url="http://127.0.0.1:9/v1", memory_mb=15, context_tokens=256, sequences=1)
+    house.engines = Engines(settings, house.data_dir, house.make)
+    house.engines.load()
+    here = run(house.engines.find("a"))
+    assert (house.engines.default.settings.url, here.settings.url, house.names()) == (settings.url, "", ["far", "a"])
+    assert house.engines.memory()["far"] == 0
+    house.engines.stop()
+    assert type(module.make_engine(settings, tmp_path)).__name__ == "RemoteEngine"
+    assert isinstance(module.make_engine(EngineSettings(), tmp_path), Engine)
 
 
 def test_what_a_model_takes_is_reckoned_from_its_header(tmp_path: Path) -> None:
