@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import struct
+import textwrap
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ from server.routes.ollama import Target, question_of
 from server.routes.ollama_models import CreateBody, file_of
 from server.routes.tools import ToolCall
 from server.stream import ndjson, with_pings
-from tests.conftest import wait_until
+from tests.conftest import ROOT, wait_until
 from tests.server.conftest import Served
 from tests.server.test_http import QUESTION, metric
 
@@ -301,6 +302,15 @@ def test_create_refuses_what_it_cannot_do(fields: dict[str, Any]) -> None:
     """Uploads, requantizing, unknown parameters, pictures."""
     with pytest.raises((ValidationException, InvalidInput)):
         file_of(create(**fields))
+
+
+def test_the_guides_modelfile_is_one() -> None:
+    """Whoever copies it from there gets what it says."""
+    [block] = re.findall(r"(?:^    .+\n)*^    FROM .+\n(?:^    .+\n)+", (ROOT / "corpora/guide/clients.md").read_text(), re.MULTILINE)
+    file = file_of(create(modelfile=textwrap.dedent(block)))
+    assert file.base == "readingroom/handbook"
+    assert file.parameters == {"temperature": 0.2}
+    assert [turn.role for turn in file.messages] == ["user", "assistant"]
 
 
 def test_what_breaks_in_a_stream_of_lines_is_its_last_line() -> None:
