@@ -20,7 +20,7 @@ import numpy as np
 
 from rag import prompt, scores
 from rag.answer import Library, Question, answer, search
-from rag.errors import Busy, InvalidInput, ReadingRoomError
+from rag.errors import Busy, InvalidQuestion, ReadingRoomError
 from rag.golden import Item, Span
 from rag.records import Citation, Done, Event, Passage, Token, document_id
 from rag.scores import Found, Statistic
@@ -282,7 +282,7 @@ async def play(item: Item, room: Room, texts: Texts, *, search_only: bool, timed
             if timed and search_only:
                 outcome.values["search_ms"] = _ms_since(started)
             outcome.values |= ranks(passages, item, spans)
-    except InvalidInput as error:  # too long, or not text
+    except InvalidQuestion as error:  # too long, or not text
         outcome.error = error.code
     return outcome
 

@@ -21,8 +21,9 @@ _WIDTH = 24
 class Bar:
     """Shows a bulk on `out`. `show` as often as one likes; `end` leaves a clean line. Without `out` it is silent."""
 
-    def __init__(self, out: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, out: TextIO | None, clock: Callable[[], float] = time.monotonic, unit: str = "files") -> None:
         self._out = out
+        self._unit = unit
         self._live = out is not None and out.isatty()
         self._clock = clock
         self._next = clock() + (0 if self._live else _LINE_S)  # a short run has no plain line at all
@@ -34,7 +35,7 @@ class Bar:
         if self._out is None or now < self._next:
             return
         self._next = now + (_FRAME_S if self._live else _LINE_S)
-        text = describe(bulk)
+        text = describe(bulk, self._unit)
         if what:
             text += f"  {what}" + ("" if share is None else f" {share:.0%}")
         if self._live:
@@ -55,11 +56,11 @@ class Bar:
             self._drawn = False
 
 
-def describe(bulk: Bulk) -> str:
+def describe(bulk: Bulk, unit: str = "files") -> str:
     """`123 of 840 files, 8.2/s, about 2 min left, 3 failed`."""
     if not bulk.of:
         return "looking at the folder"
-    parts = [f"{bulk.done:,} of {bulk.of:,} files"]
+    parts = [f"{bulk.done:,} of {bulk.of:,} {unit}"]
     left = bulk.left_s
     if left is not None:
         parts.append(f"{bulk.done / bulk.elapsed_s:.3g}/s")

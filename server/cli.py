@@ -1,4 +1,4 @@
-"""The commands: `readingroom serve | ingest | ask | search | documents | domains | models | adapters | doctor`.
+"""The commands: `readingroom serve | ingest | ask | search | documents | domains | models | adapters | eval | doctor`.
 
 Parses arguments and prints; the work is in `server/app.py` (here, in this process) or behind HTTP, when a server holds
 the data directory already (`server/client.py`). Exit 0: done; 1: it failed, message and remedy on stderr; 2: usage.
@@ -25,6 +25,7 @@ from rag.errors import ReadingRoomError
 from rag.settings import Settings, load
 from server.bar import Bar, printable
 from server.commands.adapters import add_adapters, run_adapters
+from server.commands.eval import add_eval, run_eval
 from server.commands.models import add_models, run_models
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     kept = {"argument_default": argparse.SUPPRESS}
     add_models(command("models", "List, fetch, check and choose language models.", as_json), _common(**kept), _as_json(**kept))
     add_adapters(command("adapters", "List, install and remove LoRA adapters.", as_json), _common(**kept), _as_json(**kept))
+    add_eval(command("eval", "Measure search and answers on questions whose answers are known.", as_json))
     command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
 
     bench = command("bench", "Measure speed on this machine; prints a table and one JSON line.")
@@ -313,6 +315,7 @@ _COMMANDS = {
     "domains": _domains,
     "models": run_models,
     "adapters": run_adapters,
+    "eval": run_eval,
     "doctor": _doctor,
     "bench": _bench,
 }
