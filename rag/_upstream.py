@@ -123,7 +123,7 @@ class Upstream:
             ) from None
         else:
             if not ended:
-                raise self._cut_off("broke off") if said else self._unlike("ended without an answer")
+                raise self._cut_off("broke off", said)
 
     async def _deltas(self, response: httpx.Response) -> AsyncGenerator[_openai.Delta, None]:
         """What the body says; the last has a `finish`, unless the body was cut off."""
@@ -192,7 +192,7 @@ class Upstream:
     def _broken(self, error: httpx.HTTPError, said: bool) -> NoReturn:
         """Raises what a failed connection means."""
         if said:
-            raise self._cut_off("fell silent" if isinstance(error, httpx.TimeoutException) else "broke off") from None
+            raise self._cut_off("fell silent" if isinstance(error, httpx.TimeoutException) else "broke off", said) from None
         unreachable = self._unreachable(error)
         if isinstance(error, httpx.NetworkError | httpx.ConnectTimeout | httpx.RemoteProtocolError):
             raise Passing(unreachable, down=isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)) from None
@@ -211,8 +211,11 @@ class Upstream:
             remedy = "If its certificate is from an authority of your own, name that authority's file in SSL_CERT_FILE."
         return EngineUnreachable(f"The server at {self} cannot be reached: {self._shown(why).rstrip('.')}.", remedy)
 
-    def _cut_off(self, how: str) -> EngineUnreachable:
-        return EngineUnreachable(f"The server at {self} {how} within its answer.", "Ask again; see that server's log.")
+    def _cut_off(self, how: str, said: bool) -> EngineUnreachable:
+        where = "within its answer" if said else "before it said a word"
+        return EngineUnreachable(
+            f"The server at {self} {how} {where}.", "See that server's log. If the prompt was too long for it, lower engine.context_tokens."
+        )
 
     def _unlike(self, what: str) -> EngineUnreachable:
         return EngineUnreachable(

@@ -215,7 +215,8 @@ def test_a_stream_may_be_untidy(name: str) -> None:
 
 def test_a_stream_may_be_cut_anywhere() -> None:
     """Between any two bytes, and between all of them; within a character and between carriage return and line feed, too."""
-    stream = (said("Grüße, ") + said("Welt 🌍", "stop") + DONE).replace(b"\n", b"\r\n")
+    over_two_lines = said("Welt 🌍", "stop").replace(b', "delta"', b',\ndata: "delta"')
+    stream = (said("Grüße, ") + over_two_lines + DONE).replace(b"\n", b"\r\n")
     assert "🌍".encode() in stream
 
     def texts(pieces: list[bytes]) -> list[str]:
@@ -243,7 +244,7 @@ def test_what_follows_the_end_is_not_waited_for_long(monkeypatch: pytest.MonkeyP
     """A server that says that it is done, and then neither says `[DONE]` nor closes."""
     monkeypatch.setattr(remote, "_TAIL_S", 0.05)
     with Scripted((*ANSWER[:-1], "hold")) as server:
-        text, generation = ask(server)
+        text, generation = ask(server, {"timeout_s": 3600})
         assert (text, generation.finish_reason) == (TEXT, "stop")
         assert server.left.acquire(timeout=30)
 
@@ -287,9 +288,9 @@ FAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "no JSON without a stream": ((head(kind="application/json"), b"[" * 100_000), "sent no answer"),
     "an endless line": ((head(), b"data: " + b"x" * (3 << 20)), "over 1 MiB"),
     "an endless event": ((head(), (b"data: [" + b" " * 1000 + b"\n") * 3000), "over 1 MiB"),
-    "nothing": ((head(),), "ended without an answer"),
-    "nothing but comments": ((head(), b": ping\n\n" * 3), "ended without an answer"),
-    "half an event": ((head(), said("Hello")[:-12]), "ended without an answer"),
+    "nothing": ((head(),), "broke off before it said a word"),
+    "nothing but comments": ((head(), b": ping\n\n" * 3), "broke off before it said a word"),
+    "half an event": ((head(), said("Hello")[:-12]), "broke off before it said a word"),
     "half an answer": ((head(), said("Hello")), "broke off"),
     "half an answer, chunked": ((head(Connection="", Transfer_Encoding="chunked"), CHUNK), "broke off"),
     "too long a prompt": (
@@ -653,6 +654,19 @@ def test_a_server_that_goes_and_comes_back_is_lost_and_found() -> None:
     with server:
         wait_until(lambda: engine.ready)
         assert asyncio.run(_read_one(engine)) == TEXT
+
+
+def test_several_that_fail_together_look_for_the_server_once() -> None:
+    """One thread, however many questions were out when it went."""
+
+    async def run(engine: RemoteEngine) -> None:
+        said = await asyncio.gather(*(read(engine.submit(request())) for _ in range(4)), return_exceptions=True)
+        assert [type(each) for each in said] == [EngineUnreachable] * 4
+
+    with Scripted() as server:
+        engine = engine_of(server)
+    asyncio.run(run(engine))
+    assert knocking() == 1
 
 
 def test_a_key_that_is_no_longer_good_shows_in_ready() -> None:
