@@ -216,15 +216,9 @@ class Part:
     def append(self, piece: bytes) -> None:
         """Write the next bytes. Raises `StoreFull`; what is written stays, and counts."""
         with _disk(self.path):
-            try:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[self._file.write(rest) or 0 :]
-            except OSError:
-                # Part of it may be written: only what is hashed may stay.
-                self._file.truncate(self.size)
-                self._file.seek(self.size)
-                raise
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
         self._take(piece)
 
     def restart(self) -> None:

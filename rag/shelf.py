@@ -142,7 +142,10 @@ def free_name(name: str, data_dir: Path) -> str:
 
 @contextlib.contextmanager
 def staging(name: str, data_dir: Path, *, keep: bool = False) -> Iterator[Path]:
-    """The folder in which a model is put together before `publish` puts it into its place. With `keep` it outlives a failure."""
+    """The folder in which a model is put together before `publish` puts it into its place.
+
+    With `keep` it outlives a failure, if a part of a model is in it by then.
+    """
     folder = partial_folder(name, data_dir)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +153,7 @@ def staging(name: str, data_dir: Path, *, keep: bool = False) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not keep:
+        if not keep or not any(folder.glob("*.gguf*")):
             shutil.rmtree(folder, ignore_errors=True)
 
 

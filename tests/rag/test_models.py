@@ -117,6 +117,22 @@ def test_a_changed_byte_is_noticed_at_the_next_start(tmp_path: Path, data_dir: P
     models.verify(model)
 
 
+def test_damage_that_does_not_show_stays_known_once_it_was_found(tmp_path: Path, data_dir: Path) -> None:
+    """A disk that forgets a bit changes neither size nor time: a check finds it, and from then on each start does."""
+    path = write(tmp_path / "a.gguf", body=b"1")
+    model = shelf.add(path, data_dir)
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"2")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    models.verify(model)
+    with pytest.raises(ModelUnusable, match="damaged"):
+        models.verify(model, always=True)
+    with pytest.raises(ModelUnusable, match="damaged"):
+        models.verify(model)
+
+
 def test_models_that_cannot_be_used_are_left_out_and_named(tmp_path: Path, data_dir: Path) -> None:
     """A file that is gone, and a card that is broken; each with what to do."""
     path = write(tmp_path / "gone.gguf")

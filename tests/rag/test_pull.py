@@ -382,11 +382,14 @@ def test_a_page_is_not_taken_for_a_model(puller: Puller, registry: Registry) -> 
 
 @pytest.mark.parametrize("data", [b"GGUF" + bytes(40), build({"general.type": "adapter"}), build({"general.architecture": "bert"})])
 def test_a_gguf_file_that_is_no_model_is_not_installed(puller: Puller, registry: Registry, data: bytes) -> None:
-    """Nor is it gone on with in the next pull."""
+    """Nor is it kept, or gone on with in the next pull."""
     registry.files["/a.gguf"] = Served(data)
+    registry.model("library/a", "latest", data)
     for _ in range(2):
-        with pytest.raises(ModelUnusable):
-            puller(f"{registry.url}/a.gguf")
+        for name in (f"{registry.url}/a.gguf", "a"):
+            with pytest.raises(ModelUnusable):
+                puller(name)
+            assert [path.name for path in (puller.data_dir / "models").iterdir()] == [".a.lock"]
     assert models.installed(puller.data_dir)[1:] == []
     assert registry.sent["/a.gguf"] == 2 * len(data)
 
@@ -397,6 +400,7 @@ def test_a_file_of_the_wrong_sha256_is_thrown_away(puller: Puller, registry: Reg
     with pytest.raises(ModelUnusable, match="thrown away"):
         puller("tiny:1b")
     assert not puller.part("tiny:1b").exists()
+    assert shelf.partials(puller.data_dir) == []
     registry.files[registry.blob].data = MODEL
     assert puller("tiny:1b").sha256 == digest(MODEL)
     assert registry.ranges(registry.blob) == ["", ""]
