@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rag.errors import ReadingRoomError, UnknownModel
 from rag.settings import PREFIX, Settings
+from server.bar import printable
 from server.commands import shelf
 from server.commands.shown import Json, Line, count, entry_fields, fields_of, print_fields, print_table, size
 
@@ -157,9 +158,9 @@ def _show(args: argparse.Namespace, settings: Settings) -> int:
     print("\nMetadata of the file:")
     for name, value in values.items():
         text = " ".join(str(value).split())
-        print(f"  {name} = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}")
+        print(printable(f"  {name} = {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"))
     if text := models.licence_text(model):
-        print(f"\nThe licence that came with it:\n\n{text.strip()}")
+        print("\nThe licence that came with it:\n", *map(printable, text.strip().splitlines()), sep="\n")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rag.errors import ReadingRoomError, UnknownModel
 from rag.settings import Settings
+from server.bar import printable
 from server.commands.shown import Json, Line, allows, fields_of, print_added
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _add_folder(args: argparse.Namespace, settings: Settings, folder: Path) -> i
             skipped.append({"name": neighbour.name, "reason": problem})
         if not args.json:
             done = "can be used" if args.dry_run else "added"
-            print(f"{neighbour.name:<36} {'left out: ' + problem if problem else done}")
+            print(printable(f"{neighbour.name:<36} {'left out: ' + problem if problem else done}"))
     if args.json:
         usable = [{"name": model.name, "path": str(model.path)} for model in chosen if not model.problem]
         print(json.dumps({"added": added, "skipped": skipped, **({"found": usable} if args.dry_run else {})}))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rag.settings import Settings
+from server.bar import printable
 
 if TYPE_CHECKING:
     from rag.catalogue import Entry
@@ -70,15 +71,15 @@ def print_added(model: ModelFile) -> None:
     card = model.card
     assert card is not None
     form = card.quantization or "unknown format"
-    print(f"{model.name} is here: {size(model.bytes)}, {form}, {count(card.context_tokens)} tokens of context.")
-    print(allows(card.licence, card.commercial, card.conditions))
+    print(f"{printable(model.name)} is here: {size(model.bytes)}, {form}, {count(card.context_tokens)} tokens of context.")
+    print(printable(allows(card.licence, card.commercial, card.conditions)))
     if card.sha256_from == "recorded":
         print(f"Nobody said beforehand which sha256 it must have. It has {card.sha256}, and is compared with that from now on.")
     if not models.details(model.path).chat_template:
         print("The file has no chat template, without which it cannot be used: choose the instruct version of the model.")
     if model.folder is not None and (adapters := sorted(model.folder.glob("adapter-*.gguf"))):
         print(f"An adapter came with it, which is not applied by itself: readingroom adapters add {adapters[0]}")
-    print(f"Answer with it: readingroom models use {model.name}")
+    print(printable(f"Answer with it: readingroom models use {model.name}"))
 
 
 def allows(licence: str, commercial: str, conditions: str) -> str:
@@ -92,14 +93,14 @@ def print_fields(fields: Json) -> None:
     for name, value in fields.items():
         if value not in ("", None):
             shown = ("yes" if value else "no") if isinstance(value, bool) else size(value) if name == "bytes" else value
-            print(f"{name.replace('_', ' '):<16} {shown}")
+            print(printable(f"{name.replace('_', ' '):<16} {shown}"))
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(printable("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()))
 
 
 def size(n: int) -> str:
@@ -134,7 +135,7 @@ class Line:
             return
         self._next = now + _FRAME_S
         share = f"  {size(done)} of {size(total)}, {done / total:.0%}" if total else f"  {size(done)}" if done else ""
-        self._out.write("\r\033[K" + (what + share)[: shutil.get_terminal_size().columns - 1])
+        self._out.write("\r\033[K" + printable(what + share)[: shutil.get_terminal_size().columns - 1])
         self._out.flush()
         self._drawn = True
 

@@ -103,6 +103,16 @@ def test_show_knows_the_catalogue_and_says_what_it_does_not_know(run: Run) -> No
     assert "smollm2-135m-instruct" in err
 
 
+def test_nothing_that_a_file_says_reaches_the_terminal_as_a_command(run: Run, tmp_path: Path) -> None:
+    """A header, a licence and a name may hold control characters: shown are question marks."""
+    text = ok(run("add", write(tmp_path / "a\x1b[2Jb.gguf", general__organization="evil\x1b]0;title\x07", general__license="x\x1b[31m")))
+    (tmp_path / "data" / "models" / "a-2jb" / "LICENSE").write_text("one\ntwo\x1b[8m\n")
+    text += ok(run("list")) + ok(run("show", "a\x1b[2jb")) + ok(run("add", tmp_path, "--dry-run"))
+    assert "evil?]0;title?" in text
+    assert "\none\ntwo?[8m\n" in text
+    assert not [c for c in text if not c.isprintable() and c != "\n"]
+
+
 def test_a_file_is_added_in_place_or_copied(run: Run, tmp_path: Path) -> None:
     """What is said of it: format, licence, the sha256 that nobody vouched for."""
     path = write(tmp_path / "a.gguf")
