@@ -78,14 +78,15 @@ class OpenAIError(msgspec.Struct):
 
 
 # Our codes that OpenAI's clients know by another name.
-_OPENAI_CODES = {"unknown_model": "model_not_found", "unknown_adapter": "model_not_found", "unauthorized": "invalid_api_key"}
+_OPENAI_CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
+_OPENAI_PARAMS = {"unknown_model": "model", "unknown_adapter": "adapter"}
 
 
 def openai_error(problem: Problem, param: str | None = None) -> dict[str, OpenAIError]:
     """A problem in OpenAI's shape. The remedy goes into the message, which is all that its clients show."""
     kind = "server_error" if problem.status >= 500 else "invalid_request_error"
     code = _OPENAI_CODES.get(problem.code, problem.code)
-    return {"error": OpenAIError(f"{problem.detail} {problem.remedy}", kind, "model" if code == "model_not_found" else param, code)}
+    return {"error": OpenAIError(f"{problem.detail} {problem.remedy}", kind, _OPENAI_PARAMS.get(problem.code, param), code)}
 
 
 def ollama_error(problem: Problem) -> dict[str, str]:

@@ -31,6 +31,11 @@ ROOM = "readingroom"
 # hold up everybody else for seconds.
 _CHARS_A_TOKEN = 32
 
+# Of a conversation that goes before a question to the documents: clients send all of it each time, hours of it, and what does
+# not fit the prompt is found out turn by turn. 32,000 characters are some 8,000 tokens.
+_HISTORY_TURNS = 32
+_HISTORY_CHARS = 32_000
+
 
 def wrong(field: str, message: str) -> ValidationException:
     """The error of a field that has the right type and cannot be meant; both dialects answer it 400 with the field's name."""
@@ -77,7 +82,7 @@ async def adapter_of(engine: Engine, wanted: str | None) -> Adapter | None:
 
 
 def question_of(turns: Sequence[Turn]) -> tuple[str, tuple[Turn, ...]]:
-    """The last thing that the user said, and the turns of user and assistant before it.
+    """The last thing that the user said, and the turns of user and assistant before it: the last 32, of at most 32,000 characters.
 
     Rules for answering from documents are the domain's (`prompt` in its `domain.toml`), so a client's system turns are left
     out, and so is what stands after the question. Raises a validation error if nobody asks anything.
@@ -85,7 +90,13 @@ def question_of(turns: Sequence[Turn]) -> tuple[str, tuple[Turn, ...]]:
     last = next((n for n in range(len(turns) - 1, -1, -1) if turns[n].role == "user"), None)
     if last is None:
         raise wrong("messages", "have no message of the user, so there is no question.")
-    return turns[last].content, tuple(turn for turn in turns[:last] if turn.role != "system")
+    said = [turn for turn in turns[:last] if turn.role != "system"]
+    history = said[-_HISTORY_TURNS:]
+    while sum(len(turn.content) for turn in history) > _HISTORY_CHARS:
+        del history[0]
+    while history and len(history) < len(said) and history[0].role == "assistant":
+        del history[0]  # what it answers is left out, and chat templates begin with the user
+    return turns[last].content, tuple(history)
 
 
 @dataclass(frozen=True, slots=True)

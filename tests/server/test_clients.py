@@ -63,11 +63,11 @@ def test_openai_asks_the_documents_and_reads_the_sources(served: Served) -> None
     """Citations and what OpenAI has no field for are kept by the client, whole and in a stream."""
     openai = pytest.importorskip("openai", reason=REASON)
     with openai.OpenAI(**where(served)) as client:
-        whole = client.chat.completions.create(model="readingroom/guide", messages=ASKED)
-        chunks = list(client.chat.completions.create(model="readingroom/guide", messages=ASKED, stream=True))
+        whole = client.chat.completions.create(model="readingroom/guide", messages=ASKED, max_tokens=12)
+        chunks = list(client.chat.completions.create(model="readingroom/guide", messages=ASKED, max_tokens=12, stream=True))
     message = whole.choices[0].message
     assert message.content
-    assert whole.choices[0].finish_reason == "stop"
+    assert whole.choices[0].finish_reason == "length"
     assert whole.usage.prompt_tokens_details.cached_tokens >= 0
     cited = message.annotations[0].document_citation
     assert cited["sentence"] in message.content
@@ -76,7 +76,7 @@ def test_openai_asks_the_documents_and_reads_the_sources(served: Served) -> None
     assert whole.readingroom["passages"][0]["path"] == "guide/domains.md"
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == message.content
     assert chunks[-2].choices[0].delta.annotations[0]["document_citation"] == cited
-    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices[0].finish_reason == "length"
     assert chunks[-1].readingroom == whole.readingroom
 
 
@@ -113,7 +113,8 @@ def test_openai_leaves_a_stream_early(served: Served) -> None:
     """Invariant 7 by a real client: closing the stream of the async client stops the engine."""
     openai = pytest.importorskip("openai", reason=REASON)
     running = "readingroom_generations_running"
-    wait_until(lambda: metric(served, running) == 0)
+    wait_until(lambda: metric(served, running) == 0, 120)
+    before = metric(served, "readingroom_decode_tokens_total")
 
     async def leave() -> None:
         async with openai.AsyncOpenAI(**where(served)) as client:
@@ -125,9 +126,10 @@ def test_openai_leaves_a_stream_early(served: Served) -> None:
                     break
             assert metric(served, running) == 1
             await stream.close()
-            wait_until(lambda: metric(served, running) == 0, 10, "the engine's rest")
+            wait_until(lambda: metric(served, running) == 0, 120, "the engine's rest")
 
     asyncio.run(leave())
+    assert metric(served, "readingroom_decode_tokens_total") < before + 800, "the model wrote all that it was asked for"
 
 
 # A text that a grammar keeps from ending, so that there is something to leave.
@@ -311,7 +313,7 @@ def test_langchain_binds_tools(caller: Caller, in_process: dict[str, Any], choic
 def test_langchain_chats_and_streams(served: Served) -> None:
     """From the documents and with a bare model; the sources are in the message's metadata or not at all, the text is the same."""
     langchain = pytest.importorskip("langchain_openai", reason=REASON)
-    chat = langchain.ChatOpenAI(model="readingroom/guide", **where(served))
+    chat = langchain.ChatOpenAI(model="readingroom/guide", max_tokens=12, **where(served))
     answer = chat.invoke([("system", "Be brief."), ("human", QUESTION)])
     assert answer.content
     assert answer.usage_metadata["input_tokens"] > 50
@@ -340,12 +342,19 @@ def test_llama_index_completes_chats_and_streams(served: Served) -> None:
     library = pytest.importorskip("llama_index.llms.openai_like", reason=REASON)
     from llama_index.core.llms import ChatMessage
 
-    address = {"api_base": f"{served.url}/v1", "api_key": "none", "max_retries": 0, "context_window": 2048, "temperature": 0}
+    address = {
+        "api_base": f"{served.url}/v1",
+        "api_key": "none",
+        "max_retries": 0,
+        "timeout": 600.0,
+        "context_window": 2048,
+        "temperature": 0,
+    }
     old = library.OpenAILike(model=BARE, max_tokens=8, **address)
     text = old.complete("Say hello.").text
     assert text
     assert "".join(piece.delta for piece in old.stream_complete("Say hello.")) == text
-    documents = library.OpenAILike(model="readingroom/guide", is_chat_model=True, **address)
+    documents = library.OpenAILike(model="readingroom/guide", is_chat_model=True, max_tokens=12, **address)
     messages = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content=QUESTION)]
     whole = documents.chat(messages).message.content
     assert whole
@@ -365,10 +374,10 @@ def test_litellm_completes_streams_and_embeds(served: Served) -> None:
     litellm = pytest.importorskip("litellm", reason=REASON)
     litellm.telemetry = False
     address = {"api_base": f"{served.url}/v1", "api_key": "none", "num_retries": 0}
-    whole = litellm.completion(model="openai/readingroom/guide", messages=ASKED, **address)
+    whole = litellm.completion(model="openai/readingroom/guide", messages=ASKED, max_tokens=12, **address)
     assert whole.choices[0].message.content
     assert whole.usage.prompt_tokens > 50
-    pieces = litellm.completion(model="openai/readingroom/guide", messages=ASKED, stream=True, **address)
+    pieces = litellm.completion(model="openai/readingroom/guide", messages=ASKED, max_tokens=12, stream=True, **address)
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
     bare = litellm.completion(model=f"openai/{BARE}", messages=HELLO, max_tokens=8, **address)
     assert bare.choices[0].finish_reason == "length"
