@@ -118,6 +118,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("exact", "Answers", "exact match", "exact"),
     Metric("f1", "Answers", "F1 of words", "f1"),
     Metric("contains", "Answers", "contains a gold answer", "contains"),
+    Metric("own.contains", "Answers", "the model's own words do", "own.contains"),
     Metric("refused.unanswerable", "Answers", "unanswerable, refused", "refused.unanswerable"),
     Metric("refused.answerable", "Answers", "answerable, wrongly refused", "refused.answerable", better=-1),
     Metric("cited.document", "Sources of given answers", "gold document cited", "cited.document"),
@@ -163,13 +164,18 @@ def _at_level(level: str, found: Found, gold: int) -> dict[str, float]:
 
 def judged(done: Done, item: Item) -> dict[str, float]:
     """Values of what was answered. A refused answerable question counts 0 in exact match, F1 and containment, as in SQuAD 2.0
-    (Rajpurkar, Jia, Liang, ACL 2018); the refusal's own words are not compared."""
+    (Rajpurkar, Jia, Liang, ACL 2018); the refusal's own words are not compared.
+
+    Containment is of the whole answer, as people see it: where the model's words are not backed, we put the closest sentence of the
+    documents beside them, and that may hold the answer. own.contains, exact match and F1 are of the model's own words.
+    """
     values: dict[str, float] = {}
     if item.answerable is not None:
         values["refused.answerable" if item.answerable else "refused.unanswerable"] = float(done.refused)
     if item.answers:
-        for name, score in (("exact", scores.exact_match), ("f1", scores.f1), ("contains", scores.contains)):
-            values[name] = 0.0 if done.refused else score(done.answer, item.answers)
+        for name, score in (("exact", scores.exact_match), ("f1", scores.f1), ("own.contains", scores.contains)):
+            values[name] = 0.0 if done.refused else score(_own(done)[0], item.answers)
+        values["contains"] = 0.0 if done.refused else scores.contains(done.answer, item.answers)
     return values
 
 
@@ -200,12 +206,20 @@ def sourced(done: Done, item: Item, spans: Sequence[tuple[str, int, int]], verba
     return values
 
 
-def _supports(done: Done) -> list[float]:
-    """Support of each sentence of the answer. What we put beside an unbacked answer (`rag/answer.py`) is not its own."""
+def _own(done: Done) -> tuple[str, bool]:
+    """The model's own words, and whether they are unbacked: without the quote that we put beside them then (`rag/answer.py`).
+
+    Where the model said nothing at all, the quote is the answer.
+    """
     own, unbacked, _ = done.answer.partition(prompt.UNBACKED)
+    return own.removeprefix(prompt.QUOTED.partition("{")[0]), bool(unbacked)
+
+
+def _supports(done: Done) -> list[float]:
+    """Support of each of the answer's own sentences; a quote beside an unbacked answer supports none of them."""
+    own, unbacked = _own(done)
     if unbacked:
         return [0.0] * len(sentence_spans(own))
-    own = own.removeprefix(prompt.QUOTED.partition("{")[0])
     best = []
     for start, end in sentence_spans(own):
         support = 0.0

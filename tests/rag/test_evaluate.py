@@ -113,8 +113,23 @@ def test_without_gold_evidence_there_is_nothing_to_rank() -> None:
 def test_an_answerable_question_that_is_refused_is_wrong() -> None:
     """Even if the refusal's words contain the gold answer."""
     item = Item("1", "?", ("documents",))
-    assert judged(done(prompt.REFUSAL, refused=True), item) == {"refused.answerable": 1, "exact": 0, "f1": 0, "contains": 0}
+    assert judged(done(prompt.REFUSAL, refused=True), item) == {
+        "refused.answerable": 1,
+        "exact": 0,
+        "f1": 0,
+        "contains": 0,
+        "own.contains": 0,
+    }
     assert judged(done("In the documents."), item)["contains"] == 1
+
+
+def test_what_we_put_beside_an_answer_is_not_the_models() -> None:
+    """People see the quote, so containment counts it; what the model itself said is told apart."""
+    given = done("The red tin." + prompt.UNBACKED + prompt.QUOTED.format(quote="It is in the blue tin."))
+    values = judged(given, Item("1", "?", ("blue tin",)))
+    assert (values["contains"], values["own.contains"]) == (1, 0)
+    assert judged(given, Item("1", "?", ("the red tin",)))["exact"] == 1
+    assert judged(done(prompt.QUOTED.format(quote="It is blue.")), Item("1", "?", ("it is blue",)))["exact"] == 1
 
 
 def test_an_unanswerable_question_is_judged_by_its_refusal_alone() -> None:
