@@ -104,8 +104,8 @@ class Desk(RuleBasedStateMachine):
     def write(self, path: str, data: bytes) -> None:
         """Also where a file stands in the way of the folder, or a folder in that of the file."""
         file = self.clear(path)
-        if file.is_symlink() and not file.is_file():
-            file.unlink()  # to a folder or to nothing
+        if file.is_symlink() and not (file.is_file() and file.resolve().is_relative_to(self.rig.corpora.resolve())):
+            file.unlink()  # to a folder, to nothing, or out of the folder: through such a link the ledger itself was overwritten
         elif file.is_dir():
             shutil.rmtree(file)
         file.write_bytes(data)

@@ -1,7 +1,8 @@
 """What the index should hold, read from the folder by other means than the code under test: the model of the convergence tests.
 
 Knows only the formats that those tests write: `.md`, `.txt` and names without an ending, whose text is the file's own, UTF-8
-or unreadable, and `.zip`, whose members are documents too. Shares nothing with `ingest` on purpose.
+or unreadable; `.toml`, since a domain's settings are a document where its folder was moved into another; and `.zip`, whose
+members are documents too. Shares nothing with `ingest` on purpose.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def _documents(file: Path) -> Iterator[tuple[str, str | EllipsisType | None]]:
         yield name, _text(Path(name).suffix, archive.read(name))
 
 
-def _text(suffix: str, data: bytes) -> str | None:
+def _text(suffix: str, data: bytes) -> str | EllipsisType | None:
+    if suffix == ".toml":
+        return ...
     if suffix.lower() not in _TEXT or b"\0" in data:
         return None
     return data.decode("utf-8").replace("\r\n", "\n")
