@@ -23,8 +23,9 @@ from server.commands.shown import Json, Line, count, entry_fields, fields_of, pr
 if TYPE_CHECKING:
     from rag.catalogue import Entry
 
-# Tokens of the prompt that `requantize` reads for its measurement, and how often: the best of a few is the machine's, not its guests'.
-_PROMPT, _TIMES, _ROUNDS = 256, 3, 2
+# Tokens of the prompt that `requantize` reads to measure, in so many rounds for each file, each again and again for so many seconds:
+# the best of a few is the machine's, not its guests', and on a busy machine one of them has to do.
+_PROMPT, _ROUNDS, _SECONDS = 256, 2, 1.0
 # Of a value of a GGUF header, so many characters are shown.
 _SHOWN = 100
 
@@ -298,12 +299,14 @@ def _prefill_rate(path: Path, settings: Settings) -> float:
     llama = _llama.Llama(path, context_tokens=2 * _PROMPT, sequences=1, threads=engine.threads, gpu_layers=engine.gpu_layers)
     try:
         tokens = (llama.tokenize("the quick brown fox ") * _PROMPT)[:_PROMPT]
-        best = float("inf")
-        for _ in range(1 + _TIMES):  # the first one pages the weights in
+        llama.decode([_llama.Piece(token, i, 0, i == 31) for i, token in enumerate(tokens[:32])])  # pages the weights in
+        best, spent = float("inf"), 0.0
+        while spent < _SECONDS:
+            llama.forget(0)
             started = time.perf_counter()
             llama.decode([_llama.Piece(token, i, 0, i == _PROMPT - 1) for i, token in enumerate(tokens)])
+            spent += time.perf_counter() - started
             best = min(best, time.perf_counter() - started)
-            llama.forget(0)
         return _PROMPT / best
     finally:
         llama.close()

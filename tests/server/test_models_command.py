@@ -14,6 +14,7 @@ import pytest
 from rag import models
 from rag.settings import load
 from server.cli import main
+from server.commands import models as command
 from tests.conftest import wait_until
 from tests.rag.registry import Registry, Served
 from tests.rag.test_models import ollama
@@ -234,8 +235,10 @@ def test_verify_hashes_always_and_names_the_damaged(run: Run, tmp_path: Path) ->
     assert run("verify", "bad")[0] == 1
 
 
-def test_requantize_makes_a_copy_once_and_says_what_it_brings(run: Run, tmp_path: Path) -> None:
+def test_requantize_makes_a_copy_once_and_says_what_it_brings(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default model's Q4_1 becomes Q8_0, where the engine looks for it; a format that is read fast is left."""
+    monkeypatch.setattr(command, "_ROUNDS", 1)
+    monkeypatch.setattr(command, "_SECONDS", 0.001)  # one reading each
     first = fields(run("requantize", "smollm2-135m-instruct", "--json"))
     made = Path(first["path"])
     default = models.locate("smollm2-135m-instruct", "generator")
