@@ -235,6 +235,7 @@ def test_verify_hashes_always_and_names_the_damaged(run: Run, tmp_path: Path) ->
     assert run("verify", "bad")[0] == 1
 
 
+@pytest.mark.timeout(900)  # it loads the model four times and measures: four minutes on two cores with a load of 18
 def test_requantize_makes_a_copy_once_and_says_what_it_brings(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default model's Q4_1 becomes Q8_0, where the engine looks for it; a format that is read fast is left."""
     monkeypatch.setattr(command, "_ROUNDS", 1)
