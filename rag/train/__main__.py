@@ -1,0 +1,159 @@
+"""`python -m rag.train`: the recipe, step by step. `corpora/guide/training.md` says in which order, and what the shipped adapter used.
+
+fingerprints QA FILE        what may not be trained on
+tokenizer FILE              for a machine without the model's file
+mix POOL FILE               examples, as tokens
+learn MIX FOLDER            a LoRA, and a report
+convert FOLDER ADAPTER      the LoRA as adapter.gguf
+measure SET                 base against adapter, through the engine
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from rag import models
+from rag.errors import ReadingRoomError
+
+_BASE = "smollm2-135m-instruct"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 done, 1 it failed and stderr says why."""
+    parser = argparse.ArgumentParser(prog="python -m rag.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    steps = parser.add_subparsers(dest="step", required=True)
+
+    step = steps.add_parser("fingerprints")
+    step.add_argument("sets", type=Path)
+    step.add_argument("file", type=Path)
+
+    step = steps.add_parser("tokenizer")
+    step.add_argument("file", type=Path)
+    step.add_argument("--base", type=Path)
+
+    step = steps.add_parser("mix")
+    step.add_argument("pool", type=Path)
+    step.add_argument("file", type=Path)
+    step.add_argument("--held-out", type=Path, required=True, help="the folder of the sets that are measured on, or their fingerprints")
+    step.add_argument("--tokenizer", type=Path, help="as `tokenizer` wrote it; else the base model's file is read")
+    step.add_argument("--base", type=Path)
+    step.add_argument("--count", type=int, default=240_000)
+    step.add_argument("--seed", type=int, default=1)
+    step.add_argument("--longest", type=int, default=1408, help="tokens of an example; longer ones are left out")
+    step.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    step.add_argument("--unseen", action="store_true", help="from the articles that the others leave out: to see how training goes")
+
+    step = steps.add_parser("learn")
+    step.add_argument("mix", type=Path)
+    step.add_argument("folder", type=Path)
+    step.add_argument("--base", type=Path)
+    step.add_argument("--unseen", type=Path, help="a mix of unseen articles, judged at the end")
+    step.add_argument("--seconds", type=float, default=1e9)
+    step.add_argument("--steps", type=int, default=1_000_000)
+    step.add_argument("--rank", type=int, default=32)
+    step.add_argument("--rate", type=float, default=1.2e-3)
+    step.add_argument("--tokens", type=int, default=32_768, help="of a step")
+    step.add_argument("--piece", type=int, default=16_384, help="of them, how many at a time: less needs less memory")
+    step.add_argument("--device", default="cpu")
+    step.add_argument("--compile", action="store_true")
+
+    step = steps.add_parser("convert")
+    step.add_argument("folder", type=Path)
+    step.add_argument("adapter", type=Path)
+    step.add_argument("--base", type=Path)
+
+    step = steps.add_parser("measure")
+    step.add_argument("set", type=Path)
+    step.add_argument("--data-dir", type=Path, required=True, help="where the adapter is installed")
+    step.add_argument("--adapter", default="")
+    step.add_argument("--count", type=int, default=150)
+    step.add_argument("--passages", type=int, default=4)
+    step.add_argument("--seed", type=int, default=7)
+    step.add_argument("--repeat-penalty", type=float, default=1.0)
+    step.add_argument("--details", type=Path, help="a file for every question and what was answered")
+
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        _run(given)
+    except ReadingRoomError as error:
+        sys.stderr.write(f"{error.message} {error.remedy}\n")
+        return 1
+    return 0
+
+
+def _run(given: argparse.Namespace) -> None:
+    """Each step imports what it needs: torch is not on every machine that makes a mix."""
+    if given.step == "fingerprints":
+        from rag.train.pool import held_out
+
+        given.file.write_text("\n".join(sorted(held_out(given.sets))) + "\n", encoding="ascii")
+    elif given.step == "tokenizer":
+        from rag.train.tokens import Tokens
+
+        Tokens.of_gguf(_base(given)).write(given.file)
+    elif given.step == "mix":
+        from rag.train.examples import split
+        from rag.train.pool import Pool, held_out
+        from rag.train.tokens import Tokens, corpus
+
+        tokens = Tokens.read(given.tokenizer) if given.tokenizer else Tokens.of_gguf(_base(given))
+        pool = Pool.read(given.pool, held_out(given.held_out))
+        part = split(pool)[given.unseen]
+        made = corpus(part, tokens, count=given.count, seed=given.seed, longest=given.longest, workers=given.workers)
+        made.write(given.file)
+        _say({"examples": len(made), "tokens": len(made.tokens), "longest": int(made.lengths.max()), "dropped": pool.dropped})
+    elif given.step == "learn":
+        _learn(given)
+    elif given.step == "convert":
+        from rag.train import convert, lora
+
+        learnt, told = lora.load(given.folder)
+        config = convert.config(_base(given))
+        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+        convert.write(learnt, given.adapter, alpha=told["recipe"]["alpha"], heads=heads, kv_heads=kv_heads)
+    else:
+        from rag.train.measure import measure
+
+        table = measure(
+            given.set, given.data_dir, given.adapter, count=given.count, passages=given.passages, seed=given.seed,
+            repeat_penalty=given.repeat_penalty, details=given.details,
+        )  # fmt: skip
+        _say(table)
+
+
+def _learn(given: argparse.Namespace) -> None:
+    from rag.train import lora
+    from rag.train.examples import REFUSAL
+    from rag.train.tokens import Corpus, Tokens
+
+    base = _base(given)
+    recipe = lora.Recipe(
+        seconds=given.seconds, steps=given.steps, rank=given.rank, alpha=2.0 * given.rank, rate=given.rate, tokens=given.tokens,
+        piece=given.piece, device=given.device, compile=given.compile,
+    )  # fmt: skip
+    model = lora.model_of(base)
+    learnt, told = lora.train(model, Corpus.read(given.mix), recipe)
+    lora.save(learnt, told, given.folder)  # before it is judged: what was learnt must not be lost
+    if given.unseen:
+        refusing = Tokens.of_gguf(base).text(REFUSAL)[0]
+        told["unseen"] = lora.judge(model, Corpus.read(given.unseen), given.device, refusing=refusing)
+        lora.save(learnt, told, given.folder)
+    _say({name: value for name, value in told.items() if name != "losses"})
+
+
+def _base(given: argparse.Namespace) -> Path:
+    return given.base or models.locate(_BASE, "generator").path
+
+
+def _say(told: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
