@@ -204,6 +204,13 @@ def _here(
         one.settings = placed(one.plan.settings, imported, usual)
         of_answers = dataclasses.replace(one.settings.engine, max_tokens=1, temperature=0.0)
         groups.setdefault(dataclasses.replace(one.settings, retrieve=Retrieve(), engine=of_answers), []).append(one)
+    if len({key.data_dir for key in groups}) < len(groups):
+        # A process that has closed a store cannot open it again: `EdgeStore` takes its lock on one thread and lets it go on another.
+        raise InvalidInput(
+            "These two configurations need other engines over the same index, which one run cannot open twice.",
+            "Compare with model=, adapter=, retrieve.*, engine.max_tokens or engine.temperature; or measure each in a run of its own, "
+            "with READINGROOM_ variables, and look at --history.",
+        )
     for group in groups.values():
         assert group[0].settings is not None
         with open_local(group[0].settings, indexing.show, engine=not args.search_only) as room:
