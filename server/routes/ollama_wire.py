@@ -22,7 +22,7 @@ from server.routes import tools
 from server.routes.dialect import End, Said, Sampling, seed_of, wrong
 from server.routes.tools import ToolCall
 
-# Without the NaNs and infinities that Python's own parser takes.
+# As Go reads them, which Ollama is written in; a bare number is seconds.
 _DURATION = re.compile(r"-?(\d+(\.\d+)?(ns|us|µs|ms|s|m|h)?)+")
 
 _UNLIMITED = 1 << 30

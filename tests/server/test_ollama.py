@@ -43,7 +43,7 @@ from tests.server.test_http import QUESTION, metric
 BARE = "smollm2-135m-instruct"
 EMBEDDER = "all-MiniLM-L6-v2"
 HELLO = [{"role": "user", "content": "Say hello."}]
-FEW = {"num_predict": 8, "temperature": 0}
+FEW = {"num_predict": 6, "temperature": 0}
 
 # A text that a grammar keeps from ending, so that there is something to leave.
 ENDLESS = {"type": "object", "properties": {"text": {"type": "string", "minLength": 900}}, "required": ["text"]}
@@ -357,6 +357,11 @@ def client(served: Served) -> ollama.Client:
     return ollama.Client(served.url, trust_env=False)
 
 
+def patient(served: Served) -> httpx.Client:
+    """For calls that write: on a busy machine they take their time."""
+    return httpx.Client(base_url=served.url, timeout=None, trust_env=False)
+
+
 @contextmanager
 def refused(status: int, *words: str) -> Iterator[None]:
     """The client's error has that status and these words."""
@@ -421,32 +426,28 @@ def test_show_says_what_a_model_is(served: Served, client: ollama.Client) -> Non
 
 
 def test_a_chat_with_the_documents_is_the_answer_of_the_room(served: Served, client: ollama.Client) -> None:
-    """Whole and streamed the same as /rag/ask, with its sources on the last object."""
+    """Streamed by the client and whole the same as /rag/ask, with its sources on the last object."""
     asked = [{"role": "user", "content": QUESTION}]
-    whole = client.chat("readingroom/guide:latest", asked)
-    streamed = list(client.chat("readingroom/guide", asked, stream=True))
-    with served.client() as plain:
-        done = plain.post("/rag/ask", json={"question": QUESTION, "domain": "guide", "stream": False}).json()
-        body = {"model": "readingroom/guide", "messages": asked}
-        with plain.stream("POST", "/api/chat", json=body) as response:
-            assert response.headers["content-type"] == "application/x-ndjson"
-            raw = [json.loads(line) for line in response.iter_lines()]
-    assert whole.message.content == done["answer"] == "".join(part.message.content or "" for part in streamed)
-    assert whole.done is True
+    streamed = list(client.chat("readingroom/guide:latest", asked, options={"num_predict": 12}, stream=True))
+    with patient(served) as plain:
+        done = plain.post("/rag/ask", json={"question": QUESTION, "domain": "guide", "stream": False, "max_tokens": 12}).json()
+        body = {"model": "readingroom/guide", "messages": asked, "options": {"num_predict": 12}, "stream": False}
+        whole = plain.post("/api/chat", json=body).json()
+    last = streamed[-1]
+    assert "".join(part.message.content or "" for part in streamed) == done["answer"] == whole["message"]["content"]
     assert [part.done for part in streamed] == [False] * (len(streamed) - 1) + [True]
-    assert whole.done_reason == "stop"
-    assert whole.prompt_eval_count == done["usage"]["prompt_tokens"]
-    assert whole.eval_count == done["usage"]["completion_tokens"]
-    assert 0 < (whole.prompt_eval_duration or 0) < (whole.total_duration or 0)
-    assert all("readingroom" not in line for line in raw[:-1])
-    assert raw[-1]["readingroom"]["refused"] is False
-    assert raw[-1]["readingroom"]["citations"] == done["citations"]
-    assert raw[-1]["readingroom"]["passages"][0]["path"] == "guide/domains.md"
+    assert last.done_reason == whole["done_reason"] == done["finish_reason"]
+    assert last.prompt_eval_count == whole["prompt_eval_count"] == done["usage"]["prompt_tokens"]
+    assert last.eval_count == whole["eval_count"] == done["usage"]["completion_tokens"]
+    assert 0 < (last.prompt_eval_duration or 0) < (last.total_duration or 0)
+    assert whole["readingroom"]["refused"] is False
+    assert whole["readingroom"]["citations"] == done["citations"]
+    assert whole["readingroom"]["passages"][0]["path"] == "guide/domains.md"
 
 
 def test_what_the_documents_do_not_hold_is_refused_here_too(served: Served) -> None:
     """By the evidence, with no token written."""
-    with served.client() as client:
+    with patient(served) as client:
         body = {"model": "readingroom", "prompt": "Who won the football world cup in 2018?", "stream": False}
         answered = client.post("/api/generate", json=body).json()
     assert answered["readingroom"]["refused"] is True
@@ -460,7 +461,7 @@ def test_a_bare_model_is_spoken_to_by_its_name(client: ollama.Client) -> None:
     streamed = list(client.chat(BARE, HELLO, options=FEW, stream=True))
     assert whole.message.content
     assert whole.message.content == "".join(part.message.content or "" for part in streamed)
-    assert (whole.done_reason, whole.eval_count) == ("length", 8)
+    assert (whole.done_reason, whole.eval_count) == ("length", 6)
     assert client.generate(BARE, "Say hello.", options=FEW).response == whole.message.content
     system = client.generate(BARE, "Say hello.", system="Answer in French.", options=FEW)
     messages = [{"role": "system", "content": "Answer in French."}, *HELLO]
@@ -475,10 +476,10 @@ def test_options_reach_the_engine(client: ollama.Client) -> None:
     stopped = client.generate(BARE, "Say hello.", options={**FEW, "stop": [word]})
     assert stopped.response == plain[: plain.index(word)]
     assert stopped.done_reason == "stop"
-    warm = {"num_predict": 8, "temperature": 1.5, "top_k": 100, "top_p": 1.0}
-    once, again = (client.generate(BARE, "Say hello.", options={**warm, "seed": 5}).response for _ in range(2))
-    assert once == again
-    assert len({client.generate(BARE, "Say hello.", options={**warm, "seed": seed}).response for seed in range(4)}) > 1
+    warm = {"num_predict": 4, "temperature": 1.5, "top_k": 100, "top_p": 1.0}
+    by_seed = [client.generate(BARE, "Say hello.", options={**warm, "seed": seed}).response for seed in (5, 5, 6, 7)]
+    assert by_seed[0] == by_seed[1]
+    assert len(set(by_seed)) > 1
 
 
 def test_a_format_is_kept_to(client: ollama.Client) -> None:
@@ -486,7 +487,7 @@ def test_a_format_is_kept_to(client: ollama.Client) -> None:
     schema = {"type": "object", "properties": {"colour": {"enum": ["teal", "plum"]}}, "required": ["colour"]}
     parsed = json.loads(client.generate(BARE, "A colour.", format=schema, options={"num_predict": 24}).response or "")
     assert parsed["colour"] in {"teal", "plum"}
-    begun = client.chat(BARE, [{"role": "user", "content": "A colour, as JSON."}], format="json", options={"num_predict": 12})
+    begun = client.chat(BARE, [{"role": "user", "content": "A colour, as JSON."}], format="json", options={"num_predict": 4})
     assert (begun.message.content or "").lstrip().startswith("{")
 
 
@@ -545,12 +546,12 @@ def test_an_assistant_is_made_of_fields_and_answers(client: ollama.Client) -> No
         assert shown.license == "MIT"
         assert shown.details is not None
         assert shown.details.parent_model == BARE
-        assert re.search(r"^num_predict +8$", shown.parameters or "", re.MULTILINE)
+        assert re.search(r"^num_predict +6$", shown.parameters or "", re.MULTILINE)
         answered = client.chat("mario:latest", HELLO)
         spelt = client.chat(BARE, [{"role": "system", "content": "You are Mario."}, *opening, *HELLO], options=FEW)
         assert answered.message.content == spelt.message.content
         assert answered.prompt_eval_count == spelt.prompt_eval_count
-        assert answered.eval_count == 8
+        assert answered.eval_count == 6
     finally:
         client.delete("mario")
     assert "mario" not in names(client)
@@ -560,21 +561,21 @@ def test_an_assistant_is_made_of_fields_and_answers(client: ollama.Client) -> No
 
 def test_an_assistant_is_made_of_a_modelfile_on_top_of_the_documents(served: Served, client: ollama.Client) -> None:
     """It answers from them, with sources; one made from it keeps what it does not say itself, and outlives it."""
-    text = '# Ours.\nfrom readingroom/guide\nSYSTEM """You are a librarian."""\nPARAMETER num_predict 16\nPARAMETER temperature 0\n'
-    with served.client() as plain:
+    text = '# Ours.\nfrom readingroom/guide\nSYSTEM """You are a librarian."""\nPARAMETER num_predict 8\nPARAMETER temperature 0\n'
+    with patient(served) as plain:
         try:
             response = plain.post("/api/create", json={"model": "team/librarian:v1", "modelfile": text})
             assert [json.loads(line)["status"] for line in response.text.splitlines()][-1] == "success"
             body = {"model": "team/librarian:v1", "messages": [{"role": "user", "content": QUESTION}], "stream": False}
             answered = plain.post("/api/chat", json=body).json()
             assert answered["readingroom"]["passages"][0]["path"] == "guide/domains.md"
-            assert answered["eval_count"] <= 16
+            assert answered["eval_count"] <= 8
             assert client.create("colleague", from_="team/librarian:v1", parameters={"seed": 4}).status == "success"
             client.delete("team/librarian:v1")
             shown = plain.post("/api/show", json={"name": "colleague"}).json()
             assert shown["system"] == "You are a librarian."
             assert shown["details"]["parent_model"] == "readingroom/guide"
-            assert shown["parameters"].split() == ["num_predict", "16", "temperature", "0.0", "seed", "4"]
+            assert shown["parameters"].split() == ["num_predict", "8", "temperature", "0.0", "seed", "4"]
             again = plain.post("/api/create", json={"model": "third", "modelfile": shown["modelfile"], "stream": False})
             assert again.json() == {"status": "success"}
             third = plain.post("/api/show", json={"model": "third"}).json()
@@ -589,7 +590,7 @@ def test_an_assistants_adapter_is_applied_and_leaves_no_trace(served: Served, cl
     """One that was installed while the server runs; the bare model answers the same before and after."""
     folder = install(served.data_dir, "odd", 7)
     try:
-        with served.client() as plain:
+        with patient(served) as plain:
             body = {"model": "odd-one", "modelfile": f"FROM {BARE}\nADAPTER odd@1.5", "stream": False}
             assert plain.post("/api/create", json=body).json() == {"status": "success"}
         before = client.chat(BARE, HELLO, options=FEW).message.content
@@ -709,7 +710,7 @@ def test_errors_are_as_the_client_knows_them(client: ollama.Client) -> None:
 
 def test_broken_requests_are_errors_in_ollamas_shape(served: Served) -> None:
     """Broken JSON, a wrong field, no model, no such call; JSON is taken under any content type, as curl sends it."""
-    with served.client() as client:
+    with patient(served) as client:
         for body in (b"{", b"[]", b'{"model": 5}', b'{"messages": []}', b'{"model": "", "messages": []}', b"\xff"):
             response = client.post("/api/chat", content=body)
             assert (response.status_code, set(response.json())) == (400, {"error"}), response.text
@@ -718,15 +719,16 @@ def test_broken_requests_are_errors_in_ollamas_shape(served: Served) -> None:
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         response = client.post("/api/generate", content=json.dumps({"model": BARE, "prompt": "Hi", "options": FEW}), headers=form)
         assert response.status_code == 200
-        assert json.loads(response.text.splitlines()[-1])["done"] is True
+        assert response.headers["content-type"] == "application/x-ndjson"
+        assert [json.loads(line)["done"] for line in response.text.splitlines()][-2:] == [False, True]
 
 
 def test_full_is_said_in_ollamas_shape(served: Served) -> None:
     """Invariant 8: 503 with Retry-After for those who find no place, an answer for the others."""
 
     def ask(n: int) -> httpx.Response:
-        body = {"model": BARE, "prompt": f"Say hello. ({n})", "options": {"num_predict": 16}, "stream": False}
-        with served.client() as client:
+        body = {"model": BARE, "prompt": f"Say hello. ({n})", "options": {"num_predict": 4}, "stream": False}
+        with patient(served) as client:
             return client.post("/api/generate", json=body)
 
     with ThreadPoolExecutor(10) as pool:
