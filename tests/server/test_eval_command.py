@@ -70,8 +70,8 @@ class Bench:
         assert status == code, captured.err
         return captured.out if not code else captured.err
 
-    def again(self, *args: str) -> str:
-        """The same in a process of its own, as a second run over one index is."""
+    def apart(self, *args: str) -> str:
+        """The same in a process of its own: one that has closed an index cannot open it again."""
         ran = subprocess.run([sys.executable, "-m", "server.cli", *self.args(*args)], cwd=ROOT, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
@@ -169,9 +169,9 @@ def test_what_changes_the_index_is_tried_on_another_one(bench: Bench) -> None:
     """The index that answers keeps its passages."""
     (bench.corpora / "notes" / "long.md").write_text("".join(f"Shelf {n} holds the cups of guest {n}.\n\n" for n in range(40)))
     golden = bench.set(TIN)
-    bench.run(golden, "--search-only")
+    bench.apart(golden, "--search-only")
     before = rows(bench.data_dir, "SELECT chunks, indexed_at FROM documents ORDER BY path")
-    text = bench.again(golden, "--search-only", "--compare", "base", "ingest.chunk_tokens=32")
+    text = bench.apart(golden, "--search-only", "--compare", "base", "ingest.chunk_tokens=32")
     assert "B: ingest.chunk_tokens=32" in text
     assert rows(bench.data_dir, "SELECT chunks, indexed_at FROM documents ORDER BY path") == before
     (other,) = (bench.results / "corpora").iterdir()
@@ -188,8 +188,8 @@ def test_runs_are_kept_and_drift_is_listed(bench: Bench, scripted: Scripted) -> 
     """Each with the change against the one before, and what was different."""
     golden = bench.set(TIN, BIKES)
     scripted.scripts.extend([answer("No idea."), answer("No idea."), answer("The blue tin."), answer("In the garden.")])
-    bench.run(golden, "--domain", "notes", "--one-at-a-time", "--save", "before")
-    bench.again(
+    bench.apart(golden, "--domain", "notes", "--one-at-a-time", "--save", "before")
+    bench.apart(
         golden, "--domain", "notes", "--one-at-a-time", "--save", "after", "--limit", "1", "--compare", "engine.temperature=0.5", "base"
     )
     text = bench.run("--history", golden)
@@ -216,15 +216,15 @@ def test_a_known_set_has_an_index_of_its_own_that_stays(bench: Bench) -> None:
     """The second run embeds nothing, and the documents that are answered from are not touched."""
     squad(bench.folder)
     args = ("squad2", "--data", str(bench.folder), "--search-only")
-    first = bench.json(*args)
+    first = json.loads(bench.apart(*args, "--json"))
     assert figures(first)["document.hit@1"] == 1
     (place,) = (bench.results / "corpora").iterdir()
     before = rows(place / "data", "SELECT path, indexed_at FROM documents ORDER BY path")
     assert [path for path, _ in before] == ["squad2/0001.txt", "squad2/0002.txt"]
-    bench.again(*args)
+    bench.apart(*args)
     assert rows(place / "data", "SELECT path, indexed_at FROM documents ORDER BY path") == before
     assert not (bench.data_dir / "ledger.db").exists()
-    assert bench.again("squad2:1", *args[1:]).startswith("squad2:1: 1 questions")
+    assert bench.apart("squad2:1", *args[1:]).startswith("squad2:1: 1 questions")
 
 
 def test_a_known_set_finds_the_models_of_the_data_directory(bench: Bench) -> None:
