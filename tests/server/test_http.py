@@ -210,7 +210,7 @@ def test_broken_requests_have_their_own_statuses(served: Served) -> None:
             is_problem(client.get(f"/rag/documents/00000000-0000-0000-0000-000000000000{part}"), 404, "unknown_document")
         is_problem(client.delete("/rag/documents/nonsense"), 404, "unknown_document")
         is_problem(client.post("/rag/ask", json={"question": "why?", "model": "gpt-9"}), 404, "unknown_model")
-        is_problem(client.post("/rag/ask", json={"question": "why?", "adapter": "legal"}), 404, "unknown_model")
+        is_problem(client.post("/rag/ask", json={"question": "why?", "adapter": "legal"}), 404, "unknown_adapter")
 
 
 def test_documents_are_listed_filtered_and_paged(served: Served) -> None:
