@@ -7,6 +7,7 @@ golden set is pinned.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -256,22 +257,37 @@ def test_answers_over_the_guide_are_pinned(served: Served, bench: Bench, monkeyp
     assert found["refused.answerable"] <= 1 / 3
 
 
-def test_a_server_and_this_process_measure_the_same(served: Served, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same shape, and for the same documents the same figures; the server is found by the data directory that it holds."""
-    golden = str(GUIDE_SET)
-    there = bench.json(golden, "--search-only", "--url", served.url)
-    own = ["--data-dir", str(served.data_dir), "--corpora", str(served.corpora), "--json"]
-    assert main(["eval", golden, "--search-only", *own]) == 0
-    found = json.loads(capsys.readouterr().out)
-    here = json.loads(bench.run(golden, "--search-only", "--corpora", str(ROOT / "corpora"), "--json"))
-    assert found["where"] == served.url
-    assert set(here) == set(there) == set(found)
-    assert here["outcomes"] == sorted(there["outcomes"], key=lambda one: [o["id"] for o in here["outcomes"]].index(one["id"]))
+def test_a_server_and_this_process_measure_the_same(bench: Bench, scripted: Scripted, tmp_path: Path) -> None:
+    """The same documents, answers and questions give the same values, in the same shape; the server that holds an index is found."""
+    golden = bench.set(TIN, BIKES, MOON)
+    script = [answer("The green tea is kept in the blue tin."), answer("In the garden.")]
+    room = Served(tmp_path / "served", ENGINE__URL=scripted.url, ENGINE__MODEL="m")
+    shutil.copytree(bench.corpora / "notes", room.corpora / "notes")
+    try:
+        room.start()
+        wait_until(lambda: sum(record["status"] == "indexed" for record in room.records()) == 2, 90, "the index")
+        scripted.scripts.extend(script)
+        ran = room.run("eval", golden, "--domain", "notes", "--one-at-a-time", "--json")
+        assert ran.returncode == 0, ran.stderr
+        there = json.loads(ran.stdout)
+        assert there["where"] == room.url
+    finally:
+        room.stop(kill=True)
+    scripted.scripts.extend(script)
+    here = bench.json(golden, "--domain", "notes", "--one-at-a-time")
+    assert set(here) == set(there)
+    assert untimed(here) == untimed(there)
+    assert here["models"] == there["models"] == ["m"]
+
+
+def untimed(result: dict[str, Any]) -> list[dict[str, float]]:
+    """The values of each question, without its times, which are never the same."""
+    return [{name: value for name, value in outcome["values"].items() if not name.endswith("_ms")} for outcome in result["outcomes"]]
 
 
 def test_what_a_server_cannot_be_asked_is_said(served: Served, bench: Bench) -> None:
     """Settings of its own, questions with a history, documents that it has not; each with what to do."""
-    golden = bench.set(TIN)
+    golden = str(GUIDE_SET)
     said = bench.run(golden, "--url", served.url, "--compare", "base", "retrieve.focus=0.5", code=1)
     assert "keeps its own settings" in said
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
