@@ -28,11 +28,11 @@ REFUSAL = prompt.REFUSAL
 
 # Shares of the kinds. Answered and refused are near to even; the first tries are `plain` and `real`, the rest are what these lack.
 SHARES = {
-    "plain": 0.50, "two": 0.03, "yes": 0.012, "no": 0.012, "table": 0.02,
-    "real": 0.17, "gone": 0.10, "cut": 0.055, "name": 0.045, "number": 0.02, "opposite": 0.015, "not": 0.005, "untold": 0.008,
+    "plain": 0.49, "what": 0.03, "two": 0.03, "yes": 0.014, "no": 0.012, "table": 0.02,
+    "real": 0.19, "gone": 0.085, "cut": 0.035, "name": 0.06, "number": 0.025, "opposite": 0.015, "not": 0.005, "untold": 0.01,
     "no-cell": 0.012,
 }  # fmt: skip
-ANSWERED = frozenset({"plain", "two", "yes", "no", "table"})
+ANSWERED = frozenset({"plain", "what", "two", "yes", "no", "table"})
 
 # How many passages the model reads: the product gives it the best one alone, or up to four (`retrieve.focus`, `retrieve.passages`).
 _COUNTS, _OF_COUNTS = (1, 2, 3, 4, 5), (26, 19, 19, 25, 11)
@@ -43,7 +43,13 @@ _SHARE_OF_POSTS = 0.25
 _SHARE_OF_SENTENCES = 0.4
 """Of the real unanswerable ones, those whose passage is a lone sentence."""
 
-_SMALL, _SMALL_QUESTION, _HEADED, _WINDOW, _JOINED, _LONE_NUMBERED, _HISTORY, _OTHER_RULES = 0.08, 0.1, 0.08, 0.22, 0.06, 0.4, 0.06, 0.12
+_SMALL, _SMALL_QUESTION, _HEADED, _WINDOW, _JOINED, _LONE_NUMBERED, _HISTORY, _OTHER_RULES = 0.08, 0.1, 0.08, 0.26, 0.08, 0.5, 0.06, 0.12
+_LONE_SENTENCE = 0.55
+"""Of the windows, those of the answer's sentence alone; and `_LENGTHENED` of the unanswerable lone sentences get neighbours:
+the length of a passage must not tell whether it answers."""
+_LENGTHENED = 0.4
+_FROM_WITHIN = 0.5
+"""Of the swapped names and numbers, those that stand elsewhere in the same passage: nearer misses than what it never mentions."""
 
 # Domains write rules of their own.
 RULES = (
@@ -122,7 +128,7 @@ class Mix:
             self._of_passage[each.passage].append(each)
         self._kept = [i for i, each in enumerate(pool.passages) if each.text]
         self._makers: dict[str, Callable[[], _Given | None]] = {
-            "plain": self._plain, "two": self._two, "yes": lambda: self._yes(True), "no": lambda: self._yes(False),
+            "plain": self._plain, "what": self._what, "two": self._two, "yes": lambda: self._yes(True), "no": lambda: self._yes(False),
             "table": lambda: self._table(True), "no-cell": lambda: self._table(False),
             "real": self._real, "gone": self._gone, "cut": self._cut, "untold": self._untold,
             **{how: partial(self._swapped, how) for how in ("name", "number", "opposite", "not")},
@@ -216,9 +222,28 @@ class Mix:
         others = self._others(question, {asked.passage}, (), self._count() - 1)
         return self._given(question, [text], [f"{'Yes' if yes else 'No'}, {told}"], [asked.passage, *others])
 
+    def _what(self) -> _Given | None:
+        """What is said of the subject of a sentence, asked for the subject: `What was built in 1889?`"""
+        found = self._turned()
+        if found is None:
+            return None
+        asked, span, question, told = found
+        text = self._pool.passages[asked.passage].text
+        verb, _, rest = question.partition(" ")
+        subject, _, rest = told.partition(f" {verb.lower()} ")
+        if len(rest.split()) < 4 or any(word[:1].isdigit() for word in subject.split()):
+            return None
+        person = len(subject.split()) in (2, 3) and all(word[:1].isupper() for word in subject.split())
+        asks = self._rng.choice(("Who", "What")) if person else "What"
+        others = self._others(question, {asked.passage}, (), self._count() - 1)
+        return self._given(f"{asks} {verb.lower()} {rest.rstrip('.')}?", [text], [text[slice(*span)]], [asked.passage, *others])
+
     def _turned(self) -> tuple[Asked, tuple[int, int], str, str] | None:
         """A question about some passage, and one of the passage's sentences turned into another that is answered with yes."""
-        there = self._there(("squad", "squad_e", "ss_wiki", "nq"))
+        # Else nothing of the sentences that the real unanswerable questions are about would ever be answered.
+        there = (
+            ["sq2_sent"] if self._sizes.get("sq2_sent") and self._rng.random() < 0.4 else self._there(("squad", "squad_e", "ss_wiki", "nq"))
+        )
         if not there:
             return None
         asked = next(self._cycles[self._rng.choice(there)])
@@ -248,7 +273,7 @@ class Mix:
             return None
         asked = next(self._cycles[there[0]])
         text = self._pool.passages[asked.passage].text
-        if self._rng.random() < _JOINED:
+        if self._rng.random() < (_LENGTHENED if there[0] == "sq2_sent" else _JOINED):
             text = self._joined(text, asked, ())
         others = self._others(asked.question, {asked.passage}, (), self._count() - 1)
         return self._given(asked.question, [self._headed(asked, text)], [], [asked.passage, *others], self._history(asked))
@@ -297,8 +322,14 @@ class Mix:
         others = self._others(asked.question, {asked.passage}, (), self._count() - 1)
         known = "\n".join([text, *(self._pool.passages[i].text for i in others)])
         question: str | None
-        if how == "name":
+        within = self._rng.random() < _FROM_WITHIN
+        elsewhere = f"{text[: found[0]]} {text[found[1] :]}"
+        if how == "name" and within:
+            question = swaps.with_name_of(asked.question, text[found[0] : found[1]], elsewhere, self._rng)
+        elif how == "name":
             question = swaps.with_other_name(asked.question, known, self._names(asked), self._rng)
+        elif how == "number" and within:
+            question = swaps.with_number_of(asked.question, text[found[0] : found[1]], elsewhere, self._rng)
         elif how == "number":
             question = swaps.with_other_number(asked.question, known, self._rng)
         elif how == "opposite":
@@ -347,8 +378,9 @@ class Mix:
             found = answers.holding(text, asked.question, asked.accepted)
             at = next((n for n, (start, _) in enumerate(spans) if found and start == found[0]), None)
             if at is not None:
-                first = max(0, at - self._rng.choice((0, 0, 1, 2)))
-                last = min(len(spans) - 1, at + self._rng.choice((0, 0, 1, 2)))
+                alone = self._rng.random() < _LONE_SENTENCE
+                first = at if alone else max(0, at - self._rng.choice((0, 1, 1, 2)))
+                last = at if alone else min(len(spans) - 1, at + self._rng.choice((0, 1, 1, 2)))
                 return text[spans[first][0] : spans[last][1]]
         elif lot < _WINDOW + _JOINED:
             return self._joined(text, asked, asked.accepted)
@@ -359,7 +391,7 @@ class Mix:
         other = self._pool.passages[self._rng.choice(group)].text
         if len(other.split()) > 120 or other == text or (accepted and says(other, accepted)):
             return text
-        return "\n\n".join((text, other) if self._rng.random() < 0.5 else (other, text))
+        return self._rng.choice(("\n\n", " ")).join((text, other) if self._rng.random() < 0.5 else (other, text))
 
     def _headed(self, asked: Asked, text: str) -> str:
         group = self._pool.passages[asked.passage].group

@@ -37,7 +37,8 @@ _GRAIN = 64
 class Recipe:
     """How to train. `seconds` or `steps`, whichever is over first; `tokens` of a step, padding included, in pieces of at most `piece`.
 
-    `first`: how much more than another token the first two of an answer count: whether it answers at all, and from where.
+    `dropout`: of what a LoRA reads. `first`: how much more than another token the first two of an answer count: whether it answers
+    at all, and from where.
     """
 
     seconds: float
@@ -49,6 +50,7 @@ class Recipe:
     tokens: int = 32_768
     piece: int = 16_384
     first: float = 3.0
+    dropout: float = 0.05
     seed: int = 1
     device: str = "cpu"
     compile: bool = False
@@ -74,7 +76,7 @@ def model_of(path: Path) -> LlamaForCausalLM:
     return model.eval()
 
 
-def attach(model: LlamaForCausalLM, rank: int, alpha: float, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+def attach(model: LlamaForCausalLM, rank: int, alpha: float, seed: int, dropout: float = 0.0) -> dict[str, tuple[Tensor, Tensor]]:
     """Freeze the model and put a LoRA beside each linear layer; it changes nothing until it is trained. Gives its parameters by module."""
     import torch
 
@@ -88,13 +90,17 @@ def attach(model: LlamaForCausalLM, rank: int, alpha: float, seed: int) -> dict[
         a = (torch.rand((rank, wide), generator=generator) * 2 - 1) / math.sqrt(wide)  # PEFT's start: kaiming_uniform with a = sqrt(5)
         module.register_parameter("lora_a", torch.nn.Parameter(a.to(module.weight.device)))
         module.register_parameter("lora_b", torch.nn.Parameter(torch.zeros(module.out_features, rank, device=module.weight.device)))
-        module.register_forward_hook(partial(_added, alpha / rank))
+        module.register_forward_hook(partial(_added, alpha / rank, dropout))
         found[name] = (module.lora_a, module.lora_b)
     return found
 
 
-def _added(scale: float, module: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+def _added(scale: float, dropout: float, module: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
     x = given[0]
+    if dropout and module.training:
+        from torch.nn.functional import dropout as dropped
+
+        x = dropped(x, dropout)
     return out + ((x @ module.lora_a.to(x.dtype).T) @ module.lora_b.to(x.dtype).T) * scale
 
 
@@ -139,13 +145,18 @@ def train(model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe) -> tuple[Lora
 
     torch.manual_seed(recipe.seed)
     model.to(recipe.device, torch.bfloat16 if recipe.device.startswith("cuda") else torch.float32)
-    pairs = attach(model, recipe.rank, recipe.alpha, recipe.seed)
+    pairs = attach(model, recipe.rank, recipe.alpha, recipe.seed, recipe.dropout)
     parameters = [each for pair in pairs.values() for each in pair]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.0)
     if recipe.compile:
         for layer in model.model.layers:
             layer.compile(dynamic=True)
     model.train()
+    if recipe.compile:
+        # To compile takes a minute, of which the learning rate must know nothing.
+        for _, batch in zip(range(2), batches(corpus, recipe.piece, recipe.seed + 99), strict=False):
+            _loss(model, batch, recipe.device).backward()
+        optimizer.zero_grad(set_to_none=True)
     started, step, seen, answered = time.perf_counter(), 0, 0, 0
     losses: list[float] = []
     recent: Any = 0.0

@@ -75,6 +75,27 @@ def with_other_name(text: str, known: str, others: Sequence[str], rng: random.Ra
     return None
 
 
+def with_name_of(question: str, sentence: str, elsewhere: str, rng: random.Random) -> str | None:
+    """One name that the question shares with the answering sentence put by one from elsewhere in the passage; None without any."""
+    found = [match for match in _NAME.finditer(question) if match[0] in sentence]
+    others = [name for name in names(elsewhere) if name not in sentence and name not in question]
+    if not found or not others:
+        return None
+    match = rng.choice(found)
+    return question[: match.start()] + rng.choice(others) + question[match.end() :]
+
+
+def with_number_of(question: str, sentence: str, elsewhere: str, rng: random.Random) -> str | None:
+    """The same with a number of as many digits."""
+    found = [match for match in _NUMBER.finditer(question) if match[0] in sentence]
+    rng.shuffle(found)
+    for match in found:
+        others = [number for number in numbers(elsewhere) if len(number) == len(match[0]) and number not in sentence + question]
+        if others:
+            return question[: match.start()] + rng.choice(others) + question[match.end() :]
+    return None
+
+
 def with_opposite(question: str, known: str, rng: random.Random) -> str | None:
     """One word of the question put by its opposite, of which `known` has no trace; None if that cannot be done."""
     small = known.lower()

@@ -1,0 +1,55 @@
+"""The numbers of passages that an answer's sentences begin with, `[2] Vienna is the capital.`: read, and taken out of what people see.
+
+The grounded adapter (`rag/packages/grounded`) was trained to point before it speaks. What a sentence is cited for is still computed
+by `rag/cite.py`; the number says in which passage to look first.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MARK = re.compile(r"(?<!\S)\[(\d{1,2})\](?: |$)")
+_BEGUN = re.compile(r"(?<!\S)\[(?:\d{1,2}\]?)?$")
+
+
+class Marks:
+    """Takes the marks out of a stream of pieces. `numbers` are those that came, in order, as the prompt counts passages, from 1."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self._held = ""
+        self._before = ""
+        """The last character that was given on: a mark follows white space, or nothing."""
+
+    def feed(self, piece: str) -> str:
+        """What may be shown now; the beginning of what may be a mark is held back."""
+        return self._take(self._held + piece, final=False)
+
+    def flush(self) -> str:
+        """What is left when the answer is over."""
+        return self._take(self._held, final=True)
+
+    def _take(self, text: str, *, final: bool) -> str:
+        text, self._held = self._before + text, ""
+        begun = None if final else _BEGUN.search(text)
+        if begun is not None and begun.end() - begun.start() <= 4:
+            text, self._held = text[: begun.start()], text[begun.start() :]
+        found = text[len(self._before) :]
+        out, at = [], 0
+        for match in _MARK.finditer(text):
+            if not final and match.end() == len(text) and not match[0].endswith(" "):
+                break
+            self.numbers.append(int(match[1]))
+            out.append(text[at : match.start()])
+            at = match.end()
+        shown = "".join([*out, text[at:]])[len(self._before) :] if out or at else found
+        if text:
+            self._before = text[-1]
+        return shown
+
+
+def unmarked(text: str) -> tuple[str, tuple[int, ...]]:
+    """A whole answer without its marks, and their numbers."""
+    marks = Marks()
+    shown = marks.feed(text) + marks.flush()
+    return shown, tuple(marks.numbers)
