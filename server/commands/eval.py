@@ -21,22 +21,16 @@ from rag.errors import InvalidInput, ReadingRoomError
 from rag.settings import Settings, load
 from server.activity import Bulk
 from server.bar import Bar, printable
-from server.commands.shown import Json, print_table
+from server.commands.figures import headline, metrics_by_name, print_differences, print_entry, print_figures
+from server.commands.shown import Json
 
 if TYPE_CHECKING:
-    from rag.evaluate import Metric, Outcome
+    from rag.evaluate import Outcome
     from rag.golden import Item
     from rag.importers import Imported
 
 # The sets of other people lie beside a checkout; installed elsewhere there are none until --data says where.
 _DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-# Shown of each run in a history; all are in its file.
-_HEADLINES = {
-    *(f"{level}.hit@{k}" for level in ("document", "page", "passage") for k in (1, 5)), "document.ndcg@10", "f1", "contains",
-    "refused.unanswerable", "refused.answerable", "cited.document", "cited.page", "cited.passage", "verbatim", "supported",
-    "search_ms.p50", "first_token_ms.p50", "total_ms.p50",
-}  # fmt: skip
 
 
 def add_eval(parser: argparse.ArgumentParser) -> None:
@@ -328,12 +322,6 @@ def _write_answers(path: Path, items: Sequence[Item], runs: list[Run]) -> None:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _metrics() -> dict[str, Metric]:
-    from rag.evaluate import METRICS
-
-    return {metric.name: metric for metric in METRICS}
-
-
 def _show(args: argparse.Namespace, runs: list[Run], results: list[Json], paths: list[str]) -> None:
     from rag.evaluate import differences
 
@@ -347,12 +335,12 @@ def _show(args: argparse.Namespace, runs: list[Run], results: list[Json], paths:
             print(json.dumps({**results[0], "kept": paths}))
         return
     for result in results:
-        print(_headline(result))
+        print(headline(result))
     print()
     if len(runs) == 2:
-        _print_differences(changes, results)
+        print_differences(changes, results)
     else:
-        _print_figures(results[0])
+        print_figures(results[0])
     for code, count in results[0]["errors"].items():
         print(f"\n{count} questions could not be asked ({code}); they are in no figure.")
     if lost:
@@ -363,83 +351,13 @@ def _show(args: argparse.Namespace, runs: list[Run], results: list[Json], paths:
         print(f"\nKept in {path}" if path is paths[0] else f"and in {path}")
 
 
-def _headline(result: Json) -> str:
-    unanswerable = f" ({result['unanswerable']} unanswerable)" if result["unanswerable"] else ""
-    parts = [f"{result['set']}: {result['questions']} questions{unanswerable}", result["configuration"]]
-    if result["kind"] == "answers":
-        parts += [", ".join(result["models"]) or "no answer", ", ".join(result["adapters"]) or "no adapter"]
-    else:
-        parts.append("search only")
-    parts.append(f"{result['seconds']:.0f} s")
-    if result["where"]:
-        parts.append(result["where"])
-    text = "; ".join(parts)
-    if result["partial"]:
-        text = f"PARTIAL, stopped after {result['done']} of {result['questions']} questions; not kept. {text}"
-    return text
-
-
-def _number(value: float, metric: Metric) -> str:
-    return f"{value:.0f} ms" if metric.unit == "ms" else f"{value:.3f}"
-
-
-def _range(low: float, high: float, metric: Metric, sign: str = "") -> str:
-    digits = ".0f" if metric.unit == "ms" else ".3f"
-    return f"{low:{sign}{digits}} to {high:{sign}{digits}}"
-
-
-def _print_figures(result: Json) -> None:
-    metrics = _metrics()
-    rows = [("", "value", "95 % interval", "n")]
-    group = ""
-    values = {figure["metric"]: figure["value"] for figure in result["figures"]}
-    for figure in result["figures"]:
-        metric = metrics[figure["metric"]]
-        if _says_nothing_new(metric.name, values):
-            continue
-        if metric.group != group:
-            group = metric.group
-            rows.append((group, "", "", ""))
-        rows.append(
-            (f"  {metric.title}", _number(figure["value"], metric), _range(figure["low"], figure["high"], metric), str(figure["n"]))
-        )
-    print_table(rows)
-
-
-def _says_nothing_new(name: str, values: dict[str, float]) -> bool:
-    """With one gold item a question, recall is hit."""
-    return ".recall@" in name and values[name] == values[name.replace(".recall@", ".hit@")]
-
-
-def _print_differences(changes: Sequence[Any], results: list[Json]) -> None:
-    metrics = _metrics()
-    names = [f"A: {results[0]['configuration']}", f"B: {results[1]['configuration']}"]
-    rows = [("", *names, "B - A", "95 % interval", "n", "B is")]
-    group = ""
-    for change in changes:
-        metric = metrics[change.metric]
-        if metric.group != group:
-            group = metric.group
-            rows.append((group, "", "", "", "", "", ""))
-        digits = "+.0f" if metric.unit == "ms" else "+.3f"
-        row = (f"  {metric.title}", _number(change.first, metric), _number(change.second, metric), f"{change.value:{digits}}")
-        rows.append((*row, _range(change.low, change.high, metric, "+"), str(change.n), _verdict(change, metric)))
-    print_table(rows)
-
-
-def _verdict(change: Any, metric: Metric) -> str:
-    if not change.sure:
-        return ""
-    return "better" if change.value * metric.better > 0 else "worse"
-
-
 def _history(args: argparse.Namespace, settings: Settings) -> int:
     """The kept results of a set, the oldest first, each against the last one before it that put the same questions."""
     from rag import results
 
     name = Path(args.set).stem if args.set.endswith(".jsonl") else args.set
     found = results.kept(settings.data_dir, name)
-    metrics = _metrics()
+    metrics = metrics_by_name()
     told: list[Json] = []
     for n, result in enumerate(found):
         before = results.before(found, n)
@@ -450,31 +368,9 @@ def _history(args: argparse.Namespace, settings: Settings) -> int:
         entry["changes"] = [{**dataclasses.asdict(change), "sure": change.sure} for change in changes.values()]
         told.append(entry)
         if not args.json:
-            _print_entry(entry, changes, metrics)
+            print_entry(entry, changes, metrics)
     if args.json:
         print(json.dumps({"items": told}))
     elif not found:
         print(f"No results of {name} are kept in {results.folder(settings.data_dir)}. Measure: readingroom eval {args.set}")
     return 0
-
-
-def _print_entry(entry: Json, changes: dict[str, Any], metrics: dict[str, Metric]) -> None:
-    label = f"  {entry['label']}" if entry["label"] else ""
-    print(f"{entry['date']}{label}  {_headline(entry)}")
-    rows = []
-    for figure in entry["figures"]:
-        # A result of another version may have metrics that this one does not know.
-        metric = metrics.get(figure["metric"])
-        if metric is None or metric.name not in _HEADLINES:
-            continue
-        change = changes.get(metric.name)
-        digits = "+.0f" if metric.unit == "ms" else "+.3f"
-        moved = (
-            (f"{change.value:{digits}}", _range(change.low, change.high, metric, "+"), _verdict(change, metric)) if change else ("", "", "")
-        )
-        rows.append((f"    {metric.title}", _number(figure["value"], metric), *moved))
-    if rows:
-        print_table(rows)
-    if entry["before"]:
-        print(f"    since {entry['before']}: {'; '.join(entry['changed']) or 'the same settings, models and versions'}")
-    print()
