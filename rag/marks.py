@@ -29,23 +29,19 @@ class Marks:
         """What is left when the answer is over."""
         return self._take(self._held, final=True)
 
-    def _take(self, text: str, *, final: bool) -> str:
-        text, self._held = self._before + text, ""
-        begun = None if final else _BEGUN.search(text)
-        if begun is not None and begun.end() - begun.start() <= 4:
+    def _take(self, new: str, *, final: bool) -> str:
+        known = len(self._before)  # patterns look back at that one, and match after it
+        text, self._held = self._before + new, ""
+        begun = None if final else _BEGUN.search(text, known)
+        if begun is not None:
             text, self._held = text[: begun.start()], text[begun.start() :]
-        found = text[len(self._before) :]
-        out, at = [], 0
-        for match in _MARK.finditer(text):
-            if not final and match.end() == len(text) and not match[0].endswith(" "):
-                break
+        shown, at = [], known
+        for match in _MARK.finditer(text, known):
             self.numbers.append(int(match[1]))
-            out.append(text[at : match.start()])
+            shown.append(text[at : match.start()])
             at = match.end()
-        shown = "".join([*out, text[at:]])[len(self._before) :] if out or at else found
-        if text:
-            self._before = text[-1]
-        return shown
+        self._before = text[-1:]
+        return "".join([*shown, text[at:]])
 
 
 def unmarked(text: str) -> tuple[str, tuple[int, ...]]:
