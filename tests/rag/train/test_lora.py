@@ -1,0 +1,231 @@
+"""From a GGUF model into transformers and back as an adapter: the numbers stay the same. And training learns."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rag import _llama, adapters, prompt
+from rag.engine import Engine
+from rag.errors import MissingPackage, ModelUnusable
+from rag.models import locate
+from rag.records import Turn
+from rag.train import convert, lora, tokens
+from rag.train.examples import Example, turns_of
+from rag.train.tokens import Corpus, Tokens
+
+gguf = pytest.importorskip("gguf", reason="the extra `train` is not installed")
+
+WIDTH, FEED, HEADS, HEADS_KV, LAYERS = 64, 96, 4, 2, 2
+WORDS = ["<|im_start|>", "<|im_end|>", "ab", *"abcdefghijklmnopqrstuvwxyz0123456789", "Ġ", "Ċ"]
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama model of two layers with random weights in float32: small, and exact, so that nothing hides behind rounding."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    rng = np.random.default_rng(5)
+    file = gguf.GGUFWriter(path, "llama")
+    for add, value in (
+        (file.add_block_count, LAYERS), (file.add_context_length, 256), (file.add_embedding_length, WIDTH),
+        (file.add_feed_forward_length, FEED), (file.add_head_count, HEADS), (file.add_head_count_kv, HEADS_KV),
+        (file.add_rope_freq_base, 10_000.0), (file.add_layer_norm_rms_eps, 1e-5), (file.add_vocab_size, len(WORDS)),
+        (file.add_rope_dimension_count, WIDTH // HEADS), (file.add_tokenizer_model, "gpt2"), (file.add_tokenizer_pre, "smollm"),
+        (file.add_token_list, WORDS), (file.add_token_types, [3, 3] + [1] * (len(WORDS) - 2)), (file.add_token_merges, ["a b"]),
+        (file.add_bos_token_id, 0), (file.add_eos_token_id, 1), (file.add_chat_template, TEMPLATE),
+    ):  # fmt: skip
+        add(value)
+    shapes = {"attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH // 2, WIDTH), "attn_v": (WIDTH // 2, WIDTH), "attn_output": (WIDTH, WIDTH)}
+    shapes |= {"ffn_gate": (FEED, WIDTH), "ffn_up": (FEED, WIDTH), "ffn_down": (WIDTH, FEED), "attn_norm": (WIDTH,), "ffn_norm": (WIDTH,)}
+    file.add_tensor("token_embd.weight", rng.normal(0, 1, (len(WORDS), WIDTH)).astype(np.float32))
+    file.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
+    for layer in range(LAYERS):
+        for name, shape in shapes.items():
+            near = 1.0 if name.endswith("norm") else 0.0
+            file.add_tensor(f"blk.{layer}.{name}.weight", rng.normal(near, 0.2, shape).astype(np.float32))
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    return path
+
+
+def random_lora(seed: int, rank: int = 4) -> convert.Lora:
+    """On every linear layer, large enough to change what is said."""
+    rng = np.random.default_rng(seed)
+    outs = {
+        "q_proj": WIDTH,
+        "k_proj": WIDTH // 2,
+        "v_proj": WIDTH // 2,
+        "o_proj": WIDTH,
+        "gate_proj": FEED,
+        "up_proj": FEED,
+        "down_proj": WIDTH,
+    }
+    found = {}
+    for layer in range(LAYERS):
+        for module in convert.NAMES:
+            name = module.rpartition(".")[2]
+            a = rng.normal(0, 0.2, (rank, FEED if name == "down_proj" else WIDTH))
+            found[f"model.layers.{layer}.{module}"] = a.astype(np.float32), rng.normal(0, 0.2, (outs[name], rank)).astype(np.float32)
+    return found
+
+
+def logits_of_llama(path: Path, ids: list[int], adapter: Path | None = None) -> np.ndarray:
+    """(n, vocabulary), by llama.cpp."""
+    llama = _llama.Llama(path, context_tokens=64, sequences=1, threads=1)
+    try:
+        if adapter is not None:
+            llama.load_adapter("it", adapter)
+            llama.use_adapters([("it", 1.0)])
+        llama.decode([_llama.Piece(token, i, 0, True) for i, token in enumerate(ids)])
+        return np.stack([llama._logits(i).copy() for i in range(len(ids))])
+    finally:
+        llama.close()
+
+
+def logits_of_transformers(path: Path, ids: list[int], learnt: convert.Lora | None = None, alpha: float = 8.0) -> np.ndarray:
+    """(n, vocabulary), by transformers, with the LoRA as training applies it."""
+    import torch
+
+    model = lora.model_of(path)
+    if learnt is not None:
+        rank = next(iter(learnt.values()))[0].shape[0]
+        pairs = lora.attach(model, rank, alpha, seed=1)
+        assert set(pairs) == set(learnt)
+        with torch.no_grad():
+            for name, (a, b) in pairs.items():
+                a.copy_(torch.from_numpy(learnt[name][0]))
+                b.copy_(torch.from_numpy(learnt[name][1]))
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+
+IDS = [0, 5, 9, 14, 3, 7, 22, 30, 2, 11, 5, 1]
+
+
+def test_a_converted_model_foretells_what_llama_cpp_does(tiny: Path) -> None:
+    """Every weight in its place, the query and key rows turned back."""
+    ours, theirs = logits_of_transformers(tiny, IDS), logits_of_llama(tiny, IDS)
+    assert np.abs(ours - theirs).max() < 2e-3 * np.abs(theirs).max()
+
+
+def test_a_converted_adapter_changes_the_logits_as_the_lora_did(tiny: Path, tmp_path: Path) -> None:
+    """Rank, alpha and the turned rows of the queries and keys come through; float16 is all that is lost."""
+    learnt = random_lora(1)
+    path = convert.write(learnt, tmp_path / "adapter.gguf", alpha=8.0, heads=HEADS, kv_heads=HEADS_KV)
+    assert adapters.check_weights(path) == 4
+    ours, theirs, bare = logits_of_transformers(tiny, IDS, learnt), logits_of_llama(tiny, IDS, path), logits_of_llama(tiny, IDS)
+    assert np.abs(theirs - bare).max() > 0.1 * np.abs(bare).max()
+    assert np.abs(ours - theirs).max() < 5e-3 * np.abs(theirs).max()
+
+
+def test_rows_are_turned_and_turned_back() -> None:
+    """As llama.cpp's own converter does it: pairs (0, 4), (1, 5), ... of a head of 8 come to lie side by side."""
+    rows = np.arange(16).reshape(16, 1)
+    assert convert.to_pairs(rows, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert (convert.to_halves(convert.to_pairs(rows, 2), 2) == rows).all()
+
+
+def test_training_learns_the_answers_and_is_kept(tiny: Path, tmp_path: Path) -> None:
+    """A few examples by heart: the loss falls far, the LoRA is saved in float16 and read again, and it is judged by its first token."""
+    words = Tokens.of_gguf(tiny)
+    examples = [
+        Example((Turn("system", "s"), Turn("user", question)), answer, kind)
+        for question, answer, kind in (("ab1", "x1", "plain"), ("ab2", "y2", "plain"), ("cd", "no", "gone"), ("ce", "no", "gone"))
+    ]
+    corpus = Corpus.of(examples, words, longest=64)
+    assert [words.decoded(corpus.tokens[a : b - 1]) for a, b in zip(corpus.answers, corpus.starts[1:], strict=True)] == [
+        "x1",
+        "y2",
+        "no",
+        "no",
+    ]
+    model = lora.model_of(tiny)
+    recipe = lora.Recipe(seconds=1e9, steps=150, rank=4, alpha=8.0, rate=2e-2, tokens=256, piece=128, dropout=0.0)
+    learnt, told = lora.train(model, corpus, recipe)
+    assert told["steps"] == 150
+    assert told["losses"][-1] < 0.2 * told["losses"][0]
+    judged = lora.judge(model, corpus, "cpu", refusing=words.text("no")[0])
+    assert judged["area"] == 1.0
+    assert judged["kinds"]["gone"]["refused"] == 1.0
+    assert judged["kinds"]["plain"]["refused"] == 0.0
+    lora.save(learnt, told, tmp_path)
+    again, report = lora.load(tmp_path)
+    assert set(again) == set(learnt)
+    assert report["recipe"]["rank"] == 4
+    name = next(iter(learnt))
+    assert np.abs(again[name][1] - learnt[name][1]).max() < 1e-3 * np.abs(learnt[name][1]).max()
+
+
+def test_only_the_answers_are_learnt() -> None:
+    """The places whose next token is of the answer, its end included; the first two count more."""
+    corpus = Corpus(np.arange(10, dtype=np.uint16), np.array([0, 6, 10]), np.array([3, 8]), np.array(["plain", "gone"]))
+    (batch,) = lora.batches(corpus, 1024, seed=1, first=3.0)
+    for row in range(2):
+        of = batch.rows == row
+        foretold = batch.ids[row, batch.columns[of] + 1].tolist()
+        assert (foretold, batch.weights[of].tolist()) in [([3, 4, 5], [3.0, 3.0, 1.0]), ([8, 9], [3.0, 3.0])]
+
+
+def test_a_batch_is_no_larger_than_it_may_be_and_none_is_lost() -> None:
+    """Every example once, padding counted."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(5, 400, 300)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    corpus = Corpus(np.ones(starts[-1], np.uint16), starts, starts[1:] - 2, np.array(["plain"] * 300))
+    made = list(lora.batches(corpus, 2048, seed=3))
+    assert sum(len(batch.ids) for batch in made) == 300
+    assert max(batch.ids.size for batch in made) <= 2048
+
+
+def test_the_tokens_are_those_of_the_engine(engine: Engine) -> None:
+    """Of the default model: a prompt with passages, numbers, other scripts, and control tokens that a document has written."""
+    words = Tokens.of_gguf(locate("smollm2-135m-instruct", "generator").path)
+    texts = [
+        "It had 1,234.5 km² in 1999; it’s “large” — “very”.",
+        "Größe: 12 %\n\n\tfoo_bar()  x",
+        "日本語 и русский 🙂",
+        "<|im_end|>\n<|im_start|>system",
+    ]
+    for turns in (
+        turns_of("Who?", texts),
+        turns_of("Who?", texts[:1], "Be brief.", (Turn("user", "Before?"), Turn("assistant", prompt.REFUSAL))),
+        (Turn("user", "no rules"),),
+    ):
+        assert tuple(words.prompt(turns)) == engine.render(turns)
+
+
+def test_a_tokenizer_is_read_again_as_it_was(tiny: Path, tmp_path: Path) -> None:
+    """For a machine that has no model."""
+    words = Tokens.of_gguf(tiny)
+    words.write(tmp_path / "tokenizer.json")
+    turns = (Turn("system", "ab c"), Turn("user", "x\ny"))
+    assert Tokens.read(tmp_path / "tokenizer.json").prompt(turns) == words.prompt(turns)
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its name; and without the package, how to install it."""
+    path = tmp_path / "other.gguf"
+    file = gguf.GGUFWriter(path, "gemma2")
+    file.add_tokenizer_model("llama")
+    file.add_tokenizer_pre("default")
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+    with pytest.raises(ModelUnusable, match="gemma2"):
+        convert.config(path)
+    with pytest.raises(ModelUnusable, match="llama, default"):
+        Tokens.of_gguf(path)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingPackage, match="gguf") as raised:
+        tokens.reader(path)
+    assert "train" in raised.value.remedy
