@@ -131,3 +131,19 @@ def turned(sentence: str) -> tuple[str, str] | None:
         subject = subject[0].lower() + subject[1:]
     verb = match["verb"]
     return f"{verb.capitalize()} {subject} {match['rest']}?", f"{subject} {verb} {match['rest']}."
+
+
+def subject_asked(sentence: str) -> tuple[str, str] | None:
+    """(`What was built in 1889?`, the subject that this asks for) of a sentence that can be turned around, else None."""
+    found = turned(sentence)
+    if found is None:
+        return None
+    question, told = found
+    verb = question.partition(" ")[0]
+    subject, _, rest = told.partition(f" {verb.lower()} ")
+    words = subject.split()
+    if len(rest.split()) < 4 or any(word[:1].isdigit() for word in words):
+        return None
+    person = len(words) == 2 and all(word[:1].isupper() for word in words) and verb in ("Is", "Was")
+    subject = sentence[: len(subject)]  # as the sentence writes it
+    return f"{'Who or what' if person else 'What'} {verb.lower()} {rest.rstrip('.')}?", subject

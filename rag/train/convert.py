@@ -94,6 +94,22 @@ def weights(path: Path) -> dict[str, Array]:
     return found
 
 
+def read(path: Path, *, heads: int, kv_heads: int) -> tuple[Lora, float]:
+    """What `write` wrote, as transformers has it, and its alpha. Raises `MissingPackage`."""
+    file = reader(path)
+    modules = {weight: module for module, weight in NAMES.items()}
+    arrays = {tensor.name: np.array(tensor.data, np.float32) for tensor in file.tensors}
+    found = {}
+    for name in arrays:
+        if name.endswith(".lora_a"):
+            _, layer, weight, *_ = name.split(".")
+            b = arrays[f"{name[:-1]}b"]
+            if weight in ("attn_q", "attn_k"):
+                b = to_halves(b, heads if weight == "attn_q" else kv_heads)
+            found[f"model.layers.{layer}.{modules[weight]}"] = arrays[name], b
+    return found, float(file.fields["adapter.lora.alpha"].contents())
+
+
 def write(lora: Lora, path: Path, *, alpha: float, heads: int, kv_heads: int, name: str = "", dtype: type = np.float16) -> Path:
     """A LoRA as a GGUF adapter: `blk.<layer>.<weight>.lora_a` (rank, in) and `.lora_b` (out, rank). Raises `MissingPackage`."""
     try:

@@ -39,6 +39,8 @@ _COUNTS, _OF_COUNTS = (1, 2, 3, 4, 5), (26, 19, 19, 25, 11)
 
 # Prose that people look things up in, against reviews and posts; of the latter there are as many, and they are unlike documents.
 _PROSE, _POSTS = ("squad", "squad_e", "ss_wiki", "nq", "unansq_lc"), ("ss_reddit", "ss_amazon")
+DOMAIN = "domain"
+"""The source of questions that were made of a domain's own documents; where there are any, they are half of those that are asked."""
 _SHARE_OF_POSTS = 0.25
 _SHARE_OF_SENTENCES = 0.4
 """Of the real unanswerable ones, those whose passage is a lone sentence."""
@@ -176,8 +178,10 @@ class Mix:
     # What is answered
 
     def _asked(self) -> Asked:
+        if self._sizes.get(DOMAIN) and self._rng.random() < 0.5:
+            return next(self._cycles[DOMAIN])
         sources = _POSTS if self._rng.random() < _SHARE_OF_POSTS else _PROSE
-        there = self._there(sources) or self._there((*_PROSE, *_POSTS))
+        there = self._there(sources) or self._there((*_PROSE, *_POSTS, DOMAIN))
         return next(self._cycles[self._rng.choices(there, [self._sizes[source] for source in there])[0]])
 
     def _there(self, sources: Sequence[str]) -> list[str]:
@@ -227,22 +231,21 @@ class Mix:
         found = self._turned()
         if found is None:
             return None
-        asked, span, question, told = found
+        asked, span, question, _ = found
         text = self._pool.passages[asked.passage].text
-        verb, _, rest = question.partition(" ")
-        subject, _, rest = told.partition(f" {verb.lower()} ")
-        if len(rest.split()) < 4 or any(word[:1].isdigit() for word in subject.split()):
+        asks = answers.subject_asked(text[slice(*span)])
+        if asks is None:
             return None
-        person = len(subject.split()) in (2, 3) and all(word[:1].isupper() for word in subject.split())
-        asks = self._rng.choice(("Who", "What")) if person else "What"
         others = self._others(question, {asked.passage}, (), self._count() - 1)
-        return self._given(f"{asks} {verb.lower()} {rest.rstrip('.')}?", [text], [text[slice(*span)]], [asked.passage, *others])
+        return self._given(asks[0], [text], [text[slice(*span)]], [asked.passage, *others])
 
     def _turned(self) -> tuple[Asked, tuple[int, int], str, str] | None:
         """A question about some passage, and one of the passage's sentences turned into another that is answered with yes."""
         # Else nothing of the sentences that the real unanswerable questions are about would ever be answered.
         there = (
-            ["sq2_sent"] if self._sizes.get("sq2_sent") and self._rng.random() < 0.4 else self._there(("squad", "squad_e", "ss_wiki", "nq"))
+            ["sq2_sent"]
+            if self._sizes.get("sq2_sent") and self._rng.random() < 0.4
+            else self._there((DOMAIN, "squad", "squad_e", "ss_wiki", "nq"))
         )
         if not there:
             return None

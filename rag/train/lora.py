@@ -139,13 +139,21 @@ def _batch(corpus: Corpus, group: Sequence[int], first: float) -> Batch:
     return Batch(ids, np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
 
 
-def train(model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe) -> tuple[Lora, dict[str, Any]]:
-    """Train on the device of the recipe (bfloat16 on a GPU). Gives the LoRA, and what happened: steps, tokens, losses."""
+def train(model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe, begin: Lora | None = None) -> tuple[Lora, dict[str, Any]]:
+    """Train on the device of the recipe (bfloat16 on a GPU). Gives the LoRA, and what happened: steps, tokens, losses.
+
+    `begin` is a LoRA of the recipe's rank and alpha to go on from.
+    """
     import torch
 
     torch.manual_seed(recipe.seed)
     model.to(recipe.device, torch.bfloat16 if recipe.device.startswith("cuda") else torch.float32)
     pairs = attach(model, recipe.rank, recipe.alpha, recipe.seed, recipe.dropout)
+    if begin is not None:
+        with torch.no_grad():
+            for name, pair in pairs.items():
+                for parameter, known in zip(pair, begin[name], strict=True):
+                    parameter.copy_(torch.from_numpy(known))
     parameters = [each for pair in pairs.values() for each in pair]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.0)
     if recipe.compile:
@@ -168,7 +176,7 @@ def train(model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe) -> tuple[Lora
             held.append(batch)
             if sum(each.ids.size for each in held) < recipe.tokens - recipe.piece // 4:
                 continue
-            share = max((time.perf_counter() - started) / recipe.seconds, step / recipe.steps)
+            share = max((time.perf_counter() - started) / recipe.seconds, step / recipe.steps if recipe.steps else 1.0)
             if share >= 1:
                 break
             for group in optimizer.param_groups:

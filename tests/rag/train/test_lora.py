@@ -10,10 +10,10 @@ import pytest
 
 from rag import _llama, adapters, prompt
 from rag.engine import Engine
-from rag.errors import MissingPackage, ModelUnusable
+from rag.errors import InvalidInput, MissingPackage, ModelUnusable
 from rag.models import locate
 from rag.records import Turn
-from rag.train import convert, lora, tokens
+from rag.train import convert, domain, lora, tokens
 from rag.train.examples import Example, turns_of
 from rag.train.tokens import Corpus, Tokens
 
@@ -229,3 +229,52 @@ def test_another_kind_of_model_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(MissingPackage, match="gguf") as raised:
         tokens.reader(path)
     assert "train" in raised.value.remedy
+
+
+def test_an_adapter_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """So that training can go on from it."""
+    learnt = random_lora(3)
+    path = convert.write(learnt, tmp_path / "adapter.gguf", alpha=6.0, heads=HEADS, kv_heads=HEADS_KV, dtype=np.float32)
+    again, alpha = convert.read(path, heads=HEADS, kv_heads=HEADS_KV)
+    assert alpha == 6.0
+    assert set(again) == set(learnt)
+    for name, (a, b) in learnt.items():
+        assert (again[name][0] == a).all()
+        assert (again[name][1] == b).all()
+
+
+def documents(count: int) -> dict[str, list[str]]:
+    """Texts of which questions can be made: of each four."""
+    return {
+        f"d{n}.md": [
+            f"The mill of {name} was built in {1800 + n} by the two brothers. The river of {name} is crossed by four bridges. "
+            f"The market of {name} was moved to the new square. The tower of {name} was painted white and green in spring."
+        ]
+        for n, name in enumerate(f"Ham{chr(97 + n)}" for n in range(count))
+    }
+
+
+def test_a_domain_asks_about_its_own_sentences() -> None:
+    """For their subjects; a pool that is joined to it keeps its passages."""
+    own = domain.pool_of(documents(3))
+    assert len(own.answerable) == 12
+    assert (own.answerable[4].question, own.answerable[4].accepted) == (
+        "What was built in 1801 by the two brothers?",
+        ("The mill of Hamb",),
+    )
+    both = domain.joined(domain.pool_of(documents(2)), own)
+    assert all(each.accepted[0] in both.passages[each.passage].text for each in both.answerable)
+
+
+def test_a_domain_is_taught_further_and_judged_apart(tiny: Path, tmp_path: Path) -> None:
+    """What comes out is an adapter for the same base that says more than the one it began from; too few documents are refused."""
+    begin = convert.write(random_lora(4), tmp_path / "begin.gguf", alpha=8.0, heads=HEADS, kv_heads=HEADS_KV)
+    recipe = lora.Recipe(seconds=1e9, steps=4, tokens=4096, piece=2048, rate=1e-2)
+    told = domain.train(documents(26), tmp_path / "out", base=tiny, begin=begin, recipe=recipe, count=60)
+    assert adapters.check_weights(tmp_path / "out" / adapters.WEIGHTS) == 4
+    assert told["before"]["kinds"].keys() == told["after"]["kinds"].keys()
+    again, _ = convert.read(tmp_path / "out" / adapters.WEIGHTS, heads=HEADS, kv_heads=HEADS_KV)
+    known, _ = convert.read(begin, heads=HEADS, kv_heads=HEADS_KV)
+    assert any(np.abs(again[name][1] - known[name][1]).max() > 1e-3 for name in known)
+    with pytest.raises(InvalidInput, match="least"):
+        domain.train(documents(3), tmp_path / "none", base=tiny, begin=begin, recipe=recipe)
