@@ -193,6 +193,9 @@ class Llama:
         try:
             text = self._template(messages=messages, tools=list(tools) if tools else None).prompt
         except Exception as error:  # the template is the model's own program and may raise what it likes
+            if len(turns) > 1 and turns[0].role == "system" and turns[1].role == "user":
+                # Gemma's and others know no system's turn: what it says then stands at the head of the user's.
+                return self.render([Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]], tools)
             raise ModelUnusable(f"The model's chat template failed: {error}", "Choose a model whose template knows these roles.") from error
         tokens: list[int] = []
         for i, turn in enumerate(turns):

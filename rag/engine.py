@@ -324,6 +324,10 @@ class Engine:
         if not done.wait(_LOOK_S):
             raise NotReady("The adapters are still being loaded.", "Try again in a few seconds.")
 
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """A prompt that is written as the model reads it, control tokens included: only for who speaks to the bare model."""
+        return tuple(self._loaded().tokenize(text, special=True))
+
     def count_tokens(self, text: str) -> int:
         """Tokens of plain text in the model's own count."""
         return len(self._loaded().tokenize(text))

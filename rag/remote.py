@@ -135,6 +135,10 @@ class RemoteEngine:
         """As many zeros as the conversation is estimated to have tokens: template and vocabulary are over there."""
         return (0,) * _openai.estimate_turns(turns, tools)
 
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Raises `InvalidInput`: that server takes messages, not tokens."""
+        raise InvalidInput("A raw prompt cannot be sent to the server at engine.url.", "Send messages, or leave `raw` out.")
+
     def count_tokens(self, text: str) -> int:
         """An estimate, rather too high."""
         return _openai.estimate(text)

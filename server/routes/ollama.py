@@ -143,7 +143,7 @@ class OllamaController(Controller):
 
     @post("/generate", status_code=200, summary="Generate", request_max_body_size=BODY_BYTES)
     async def generate(self, room: ReadingRoom, request: Request[Any, Any, Any], data: GenerateBody) -> Stream | Response[GenerateReply]:
-        """The same for one prompt, in the model's own chat template: `raw` and a `template` of one's own are refused."""
+        """The same for one prompt, in the model's own chat template, or with `raw` as it is; a `template` of one's own is refused."""
         turns = (Turn("user", data.prompt),) if data.prompt else ()
         return await _answered(GenerateReply, data, turns, room, request)  # type: ignore[return-value]
 
@@ -214,7 +214,10 @@ async def _bare(
     system = body.system if isinstance(body, GenerateBody) else None
 
     def submit() -> Generation:
-        submitted.append(dialect.generate(engine, target.opened(turns, system), sampling, settings, tools=tools, adapter=adapter))
+        if isinstance(body, GenerateBody) and body.raw:  # neither the template nor an assistant's own words
+            submitted.append(dialect.submit(engine, engine.tokenize(body.prompt or ""), sampling, settings, adapter=adapter))
+        else:
+            submitted.append(dialect.generate(engine, target.opened(turns, system), sampling, settings, tools=tools, adapter=adapter))
         return submitted[0]
 
     return dialect.from_model(submit, room.metrics, ToolCalls() if tools else None)

@@ -261,9 +261,10 @@ def check(body: ChatBody | GenerateBody, *, documents: bool) -> None:
             raise wrong("suffix", f'is not supported: "{body.model}" does not support insert. Leave it out.')
         if body.context:
             raise wrong("context", "is not supported. Send the conversation as messages to /api/chat.")
-        for name in ("raw", "template"):
-            if getattr(body, name):
-                raise wrong(name, "is not supported: prompts are put into the model's own chat template. Leave it out.")
+        if body.template:
+            raise wrong("template", "is not supported: prompts are put into the model's own chat template. Leave it out, or send `raw`.")
+        if body.raw and documents:
+            raise wrong("raw", f"does not go with answers from the documents ({body.model}). Leave it out, or name a language model.")
     if documents:
         for name in ("format", "tools", "logprobs", "top_logprobs"):
             if getattr(body, name, None):

@@ -234,3 +234,24 @@ def test_before_the_model_is_loaded_the_engine_says_so(tmp_path: Path) -> None:
     """503 with Retry-After, not a hang."""
     with pytest.raises(NotReady):
         Engine(EngineSettings(), tmp_path).render([Turn("user", "x")])
+
+
+def test_a_template_without_a_system_turn_gets_its_words_in_the_users(engine: Engine) -> None:
+    """Gemma's raises at one; and one that raises at everything is said to be the reason."""
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    llama = engine._loaded()
+    own = llama._template
+    no_system = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    try:
+        llama._template = Jinja2ChatFormatter(no_system, eos_token="", bos_token="")
+        tokens = engine.render([Turn("system", "Be brief."), Turn("user", "Hello?")])
+        assert b"".join(llama.piece(token) for token in tokens).decode() == "<user>Be brief.\n\nHello?"
+        llama._template = Jinja2ChatFormatter("{{ raise_exception('never') }}", eos_token="", bos_token="")
+        with pytest.raises(ModelUnusable, match="never"):
+            engine.render([Turn("system", "Be brief."), Turn("user", "Hello?")])
+    finally:
+        llama._template = own

@@ -165,7 +165,7 @@ def test_tools_are_passed_on_as_templates_know_them() -> None:
         (generate(images=["aGk="]), False, "images"),
         (generate(suffix="}"), False, "insert"),
         (generate(context=[1]), False, "/api/chat"),
-        (generate(raw=True), False, "chat template"),
+        (generate(raw=True), True, "documents"),
         (generate(template="T"), False, "chat template"),
         (chat(format="json"), True, "documents"),
         (chat(tools=[{}]), True, "documents"),
@@ -467,6 +467,14 @@ def test_a_bare_model_is_spoken_to_by_its_name(client: ollama.Client) -> None:
     messages = [{"role": "system", "content": "Answer in French."}, *HELLO]
     assert system.prompt_eval_count == client.chat(BARE, messages, options=FEW).prompt_eval_count
     assert system.prompt_eval_count != whole.prompt_eval_count
+
+
+def test_a_raw_prompt_is_read_as_it_is(client: ollama.Client) -> None:
+    """What the template would make of a prompt, written out, is the same prompt."""
+    templated = client.generate(BARE, "Say hello.", system="Be kind.", options=FEW)
+    written = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+    raw = client.generate(BARE, written, raw=True, options=FEW)
+    assert (raw.prompt_eval_count, raw.response) == (templated.prompt_eval_count, templated.response)
 
 
 def test_options_reach_the_engine(client: ollama.Client) -> None:
