@@ -113,7 +113,8 @@ class EdgeStore:
         self._child: subprocess.Popen[bytes] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(str(folder / "lock"))
+            # Not bound to the thread that opens it: it is another one that closes.
+            self._lock = FileLock(str(folder / "lock"), thread_local=False)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise StoreLocked(

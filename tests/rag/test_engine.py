@@ -255,3 +255,26 @@ def test_a_template_without_a_system_turn_gets_its_words_in_the_users(engine: En
             engine.render([Turn("system", "Be brief."), Turn("user", "Hello?")])
     finally:
         llama._template = own
+
+
+def test_prompts_are_read_in_the_order_in_which_they_came(models_dir: Path) -> None:
+    """Beside a running answer only a little of a prompt is read at a time: who comes later, into a slot of a lower number, waits."""
+    engine = Engine(EngineSettings(sequences=3, queue=8), models_dir)
+    engine.load()
+
+    async def run() -> None:
+        writing = engine.submit(Request(prompt(engine, "Write a long story about a dragon."), 600))
+        await asyncio.to_thread(wait_until, lambda: writing.first_token_at)
+        short = engine.submit(Request(prompt(engine, QUESTIONS[0]), 2))
+        first = engine.submit(Request(prompt(engine, "The first of two long prompts. ", 150), 2))
+        await read(short)
+        second = engine.submit(Request(prompt(engine, "The second of two long prompts. ", 150), 2))
+        await asyncio.gather(read(first), read(second))
+        writing.cancel()
+        assert first.first_token_at is not None and second.first_token_at is not None
+        assert first.first_token_at < second.first_token_at
+
+    try:
+        asyncio.run(run())
+    finally:
+        engine.stop()
