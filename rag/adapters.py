@@ -62,6 +62,18 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Style:
+    """How answers with an adapter are to be asked for and read.
+
+    `marks`: it begins each sentence with the number of its passage (`rag/marks.py`), and refuses with the words of `rag/prompt.py`.
+    `repeat_penalty`: what it was trained to be sampled with; None is the usual one.
+    """
+
+    marks: bool = False
+    repeat_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """An installed adapter, as its `adapter.toml` and its weights say.
 
@@ -81,6 +93,7 @@ class Package:
     description: str = ""
     prompt: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    style: Style = Style()
 
     @property
     def weights(self) -> Path:
@@ -152,7 +165,7 @@ def find(data_dir: Path, name: str) -> Package:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "name": str, "base": str, "base_sha256": (str, list), "licence": str, "rank": int, "scale": (int, float),
-    "description": str, "prompt": str, "evaluation": dict,
+    "description": str, "prompt": str, "evaluation": dict, "marks": bool, "repeat_penalty": (int, float),
 }  # fmt: skip
 _NEEDED = ("base", "base_sha256", "licence")
 
@@ -169,7 +182,7 @@ def read(folder: Path) -> Package:
     for key, value in values.items():
         if key not in _KINDS:
             raise AdapterUnusable(f"{folder.name}/{MANIFEST} has an unknown key {key!r}.", f"Known keys: {', '.join(_KINDS)}.")
-        if not isinstance(value, _KINDS[key]) or isinstance(value, bool):
+        if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and _KINDS[key] is not bool):
             raise AdapterUnusable(f"{folder.name}/{MANIFEST}: {key} = {value!r} has the wrong type.", "See `corpora/guide/adapters.md`.")
     if missing := [key for key in _NEEDED if not values.get(key)]:
         raise AdapterUnusable(f"{folder.name}/{MANIFEST} lacks {', '.join(missing)}.", "Add it: see `corpora/guide/adapters.md`.")
@@ -180,6 +193,9 @@ def read(folder: Path) -> Package:
     scale = float(values.get("scale", 1.0))
     if not 0 < abs(scale) <= _LARGEST_SCALE:
         raise AdapterUnusable(f"{folder.name}/{MANIFEST}: scale = {scale:g} is too large.", f"At most {_LARGEST_SCALE:g}; 1 is as trained.")
+    penalty = float(values["repeat_penalty"]) if "repeat_penalty" in values else None
+    if penalty is not None and not 0.5 <= penalty <= 2:
+        raise AdapterUnusable(f"{folder.name}/{MANIFEST}: repeat_penalty = {penalty:g} must lie in 0.5 to 2.", "1 is none.")
     rank = check_weights(folder / WEIGHTS)
     if values.get("rank", rank) != rank:
         raise AdapterUnusable(f"{folder.name}/{MANIFEST}: rank = {values['rank']}, but the weights have {rank}.", "Correct the manifest.")
@@ -187,6 +203,7 @@ def read(folder: Path) -> Package:
     return Package(
         folder.name, folder, values["base"], hashes, values["licence"], rank, f"{stat.st_mtime_ns:x}-{stat.st_size:x}", scale,
         values.get("description", ""), values.get("prompt", ""), values.get("evaluation", {}),
+        Style(values.get("marks", False), penalty),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ the work. HTTP's shapes of these events are in `server/stream.py`; the reranker 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rag import gate, prompt
-from rag.adapters import Adapter
+from rag.adapters import Adapter, Style
 from rag.cite import Citer, SentenceStream
 from rag.domains import Domain, find_domain
 from rag.embed import Embedder
 from rag.engine import Request
 from rag.engines import Engines
 from rag.errors import InvalidQuestion
+from rag.marks import Marks
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Event, Passage, PassagesFound, Queued, Timings, Token, Turn, Usage
 from rag.retrieve import closest_sentence, retrieve, strong
@@ -94,6 +96,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
     domain = _domain(question, settings.corpora)
     engine = await library.engines.find(question.model or (domain.model if domain else None))
     adapter = engine.adapter(question.adapter or (domain.adapter if domain else None))
+    style = engine.style_of(adapter) if adapter is not None else Style()
     outcome = "failed"
     generation = None
     try:
@@ -128,6 +131,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 adapter=adapter,
                 turns=ready.turns,
                 deadline_s=settings.engine.deadline_s,
+                **({} if style.repeat_penalty is None else {"repeat_penalty": style.repeat_penalty}),
             )
         )
         yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in passages if passage not in ready.used))
@@ -140,7 +144,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         ttft_ms = None
         async for position in generation.queued():
             yield Queued(position)
-        async for piece in generation.pieces():
+        async for piece in _shown(generation.pieces(), style):
             piece = piece if said else piece.lstrip()
             if not piece:
                 continue
@@ -160,7 +164,8 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             citations.append(citation)
             yield citation
 
-        if not citations:
+        refused = style.marks and "".join(said).strip() == prompt.REFUSAL
+        if not citations and not refused:
             # Nothing of what the model said is in the documents. It has been said, so what they do say is put beside it.
             quote = await _in_thread(library, closest_sentence, text, ready.used, library.embedder)
             citation = citer.cite(quote) if quote else None
@@ -172,10 +177,10 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
 
         usage = generation.usage
         _count(metrics, usage, (generation.admitted_at or generation.submitted_at) - generation.submitted_at)
-        outcome = "answered"
-        finish = "length" if generation.finish_reason in ("length", "deadline") else "stop"
+        outcome = "refused" if refused else "answered"
+        finish = "refused" if refused else "length" if generation.finish_reason in ("length", "deadline") else "stop"
         timings = Timings(retrieve_ms, 0.0, ttft_ms, _ms_since(started))
-        yield Done("".join(said), False, tuple(citations), usage, timings, engine.model, _named(adapter), finish_reason=finish)
+        yield Done("".join(said), refused, tuple(citations), usage, timings, engine.model, _named(adapter), finish_reason=finish)
     except (asyncio.CancelledError, GeneratorExit):
         outcome = "left" if outcome == "failed" else outcome
         raise
@@ -184,6 +189,17 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             generation.cancel()  # whoever leaves this iteration, at whichever event, stops the engine; else harmless
         metrics.answers.labels(outcome).inc()
         metrics.answer.observe(time.perf_counter() - started)
+
+
+async def _shown(pieces: AsyncGenerator[str, None], style: Style) -> AsyncGenerator[str, None]:
+    """The pieces without the numbers of passages that some adapters begin their sentences with."""
+    marks = Marks()
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            if shown := marks.feed(piece) if style.marks else piece:
+                yield shown
+    if left := marks.flush():
+        yield left
 
 
 def checked(text: str, limit: int) -> str:

@@ -311,6 +311,12 @@ class Engine:
         prompts = [self.packages[part.name].prompt for part in adapter.parts if part.name in self.packages] if adapter else []
         return next(filter(None, prompts), "")
 
+    def style_of(self, adapter: Adapter) -> adapters.Style:
+        """How its answers are to be asked for and read: of several adapters, as any of them says."""
+        styles = [self.packages[part.name].style for part in adapter.parts if part.name in self.packages]
+        penalty = next((style.repeat_penalty for style in styles if style.repeat_penalty is not None), None)
+        return adapters.Style(any(style.marks for style in styles), penalty)
+
     def refresh_adapters(self) -> None:
         """See which adapters are installed now: have the owner thread load those that are new, and wait for it.
 

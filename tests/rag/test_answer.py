@@ -33,6 +33,7 @@ class Scripted:
 
     model = "scripted"
     context_tokens = 2048
+    style = adapters.Style()
 
     def __init__(self, *pieces: str | Exception, places: Sequence[int] = ()) -> None:
         self.script = pieces
@@ -58,6 +59,10 @@ class Scripted:
     def prompt_of(self, adapter: Adapter | None) -> str:
         """The adapter's rules."""
         return "Answer like a lawyer." if adapter else ""
+
+    def style_of(self, adapter: Adapter) -> adapters.Style:
+        """The adapter's style."""
+        return self.style
 
     async def queued(self) -> AsyncGenerator[int, None]:
         """The places."""
@@ -152,6 +157,30 @@ def test_an_adapter_is_asked_for_by_the_question_or_its_domain_and_brings_its_ru
         assert done.adapter == told
         assert (engine.request.adapter and str(engine.request.adapter)) == told
         assert engine.turns[0] == Turn("system", rules)
+
+
+def test_the_numbers_that_an_adapter_writes_are_not_shown(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """Cut anywhere; the second numbered sentence is no recital, and what the adapter was trained with is asked of the engine."""
+    pieces = ("[", "1", "] It opens", " at nine in the morning. [1", "] It closes at six in the evening.")
+    engine = Scripted(*pieces)
+    engine.style = adapters.Style(marks=True, repeat_penalty=1.0)
+    events = ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.answer == "It opens at nine in the morning. It closes at six in the evening."
+    assert "".join(event.text for event in events if isinstance(event, Token)) == done.answer
+    assert [citation.sentence for citation in done.citations] == ["It opens at nine in the morning.", "It closes at six in the evening."]
+    assert engine.request.repeat_penalty == 1.0
+
+
+def test_an_adapter_that_refuses_is_taken_at_its_word(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """No closest sentence is put beside it; from a model without such an adapter the same words are an answer without support."""
+    for style, refused in ((adapters.Style(marks=True), True), (adapters.Style(), False)):
+        engine = Scripted("I could not find", " this in your documents.")
+        engine.style = style
+        done = ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))[-1]
+        assert isinstance(done, Done)
+        assert (done.refused, done.finish_reason == "refused", done.answer == prompt.REFUSAL) == (refused,) * 3
 
 
 def test_a_refusal_generates_nothing(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
