@@ -223,13 +223,15 @@ def _ratio(over: Sequence[float], under: Sequence[float]) -> float:
 
 
 async def _leaving(engine: Engine, count: int, part: Part) -> dict[str, Any]:
-    """Most leave in the middle of their prompt or answer while others go on."""
+    """Every other one leaves while the prompt is read, the others in the middle of their answer, while the rest goes on."""
     rng = random.Random(3)
     prompts = _prompts(engine, count, 2400, 20_000)
     after = []
 
-    async def person(prompt: tuple[int, ...]) -> None:
+    async def person(prompt: tuple[int, ...], writing: bool) -> None:
         generation = engine.submit(Request(prompt, 64))
+        while writing and generation.first_token_at is None:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(rng.random() * 2)
         generation.cancel()
         async for _ in generation.pieces():
@@ -237,7 +239,7 @@ async def _leaving(engine: Engine, count: int, part: Part) -> dict[str, Any]:
         after.append((generation.decoded_after_cancel, generation.first_token_at is not None))
 
     for i in range(0, count, _MANY):
-        await asyncio.gather(*(person(prompt) for prompt in prompts[i : i + _MANY]))
+        await asyncio.gather(*(person(prompt, n % 2 == 0) for n, prompt in enumerate(prompts[i : i + _MANY])))
     decoded = [n for n, writing in after if writing]
     read = [n for n, writing in after if not writing]
     if decoded:
