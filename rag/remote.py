@@ -23,7 +23,7 @@ from typing import Any
 
 from rag import _openai
 from rag._upstream import KeyRefused, Passing, Upstream
-from rag.adapters import Adapter
+from rag.adapters import Adapter, Style
 from rag.engine import FinishReason, Generation, Request
 from rag.errors import EngineUnreachable, InvalidInput, InvalidSettings, NotReady, QueueFull, ReadingRoomError, UnknownAdapter
 from rag.records import Turn, Usage
@@ -155,6 +155,10 @@ class RemoteEngine:
     def prompt_of(self, adapter: Adapter | None) -> str:
         """The usual rules: there are no adapters."""
         return ""
+
+    def style_of(self, adapter: Adapter) -> Style:
+        """The usual one: there are no adapters."""
+        return Style()
 
     def submit(self, request: Request) -> Generation:
         """Queue a generation; call it within a running event loop.

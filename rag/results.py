@@ -96,7 +96,7 @@ def report(
     return {
         "set": name,
         "label": label,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "kind": "search" if search_only else "answers",
         "configuration": said,
         "where": where,
