@@ -154,17 +154,19 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             said.append(piece)
             yield Token(piece)
             finished = sentences.feed(piece)
+            if _refuses(said, style):
+                continue  # what it has not found stands nowhere
             for citation in _cite(finished, citer, metrics):
                 citations.append(citation)
                 yield citation
             if _has_lost_the_thread(finished, told):
                 generation.cancel()
                 break
-        for citation in _cite(sentences.flush(), citer, metrics):
+        refused = _refuses(said, style)
+        for citation in _cite(() if refused else sentences.flush(), citer, metrics):
             citations.append(citation)
             yield citation
 
-        refused = style.marks and "".join(said).strip() == prompt.REFUSAL
         if not citations and not refused:
             # Nothing of what the model said is in the documents. It has been said, so what they do say is put beside it.
             quote = await _in_thread(library, closest_sentence, text, ready.used, library.embedder)
@@ -189,6 +191,11 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             generation.cancel()  # whoever leaves this iteration, at whichever event, stops the engine; else harmless
         metrics.answers.labels(outcome).inc()
         metrics.answer.observe(time.perf_counter() - started)
+
+
+def _refuses(said: Sequence[str], style: Style) -> bool:
+    """Whether an adapter that was trained to refuse has done so, with the words that it was taught."""
+    return style.marks and "".join(said).strip() == prompt.REFUSAL
 
 
 async def _shown(pieces: AsyncGenerator[str, None], style: Style) -> AsyncGenerator[str, None]:

@@ -183,6 +183,19 @@ def test_an_adapter_that_refuses_is_taken_at_its_word(tmp_path: Path, embedder: 
         assert (done.refused, done.finish_reason == "refused", done.answer == prompt.REFUSAL) == (refused,) * 3
 
 
+def test_a_refusal_of_an_adapter_is_not_cited(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """Even where a document has the same words."""
+    of = document("a/notice.txt")
+    said = f"When the reading room is closed, {prompt.REFUSAL} the reading room opens"
+    store.upsert(of, [chunk(of, said)], embedder.embed_passages([said]))
+    for marks in (True, False):
+        engine = Scripted(prompt.REFUSAL)
+        engine.style = adapters.Style(marks=marks)
+        question = Question("When does the reading room open, and what does the notice say?", adapter="legal")
+        events = ask(question, library(tmp_path, embedder, store, engine, said))
+        assert any(isinstance(event, Citation) for event in events) is not marks
+
+
 def test_a_refusal_generates_nothing(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
     """The engine is not even asked; the passages are shown."""
     events = ask(Question("Who won the world cup in 2018?"), library(tmp_path, embedder, store, Scripted(AssertionError("asked"))))
