@@ -35,7 +35,8 @@ from bench.figures import Part, Row, at_least, at_most, plain, summary
 from bench.lora import install
 from bench.served import Served, environment
 from rag._llama import BATCH, Llama, Piece
-from rag.engine import Engine, Generation, Request
+from rag.engine import Engine
+from rag.generation import Generation, Request
 from rag.records import Turn
 from rag.settings import Engine as EngineSettings
 

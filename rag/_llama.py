@@ -147,8 +147,8 @@ class Llama:
         """Free the context, the adapters and the model. Nothing may be called afterwards."""
         self._lib.llama_batch_free(self._batch)
         self._lib.llama_free(self._context)
-        for name in list(self._adapters):
-            self.unload_adapter(name)
+        for adapter in self._adapters.values():
+            self._lib.llama_adapter_lora_free(adapter)
         self._lib.llama_model_free(self._model)
 
     # Text and tokens: safe from any thread.
@@ -261,12 +261,6 @@ class Llama:
         """Read a LoRA adapter beside the model; `use_adapters` applies it. Raises `AdapterUnusable`."""
         self._adapters[name] = _load_adapter(self._lib, self._model, path)
 
-    def unload_adapter(self, name: str) -> None:
-        """Free it. It must not be in use."""
-        adapter = self._adapters.pop(name, None)
-        if adapter is not None:
-            self._lib.llama_adapter_lora_free(adapter)
-
     def use_adapters(self, parts: Sequence[tuple[str, float]]) -> None:
         """Apply these adapters, each with its scale, from the next decode on; none of them: the bare model."""
         handles = (self._lib.llama_adapter_lora_p_ctypes * len(parts))(*(self._adapters[name] for name, _ in parts))
@@ -325,16 +319,17 @@ class Llama:
     def chances(self, index: int, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
         """Natural log of the probability of `token` after the `index`-th piece of the last decode, and the `top` likeliest tokens
         with theirs, best first: of the model alone, before penalties, temperature and grammar."""
-        logits = self._logits(index).astype(np.float64)
+        logits = _logits(self._lib, self._context, index, self._words).astype(np.float64)
         peak = float(logits.max())
         total = peak + float(np.log(np.exp(logits - peak).sum()))
         best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, np.int64)
         best = best[np.argsort(-logits[best], kind="stable")]
         return float(logits[token]) - total, [(int(i), float(logits[i]) - total) for i in best]
 
-    def _logits(self, index: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        pointer = self._lib.llama_get_logits_ith(self._context, index)
-        return np.ctypeslib.as_array(pointer, shape=(self._words,))
+
+def _logits(lib: Any, context: Any, index: int, words: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Those after the `index`-th piece of the last decode, (words,); a view that the next decode overwrites."""
+    return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, index), shape=(words,))
 
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -372,7 +367,7 @@ class Sampler:
     def _choose(self, index: int, *, obeying: bool) -> tuple[int, bool]:
         rows = np.empty(self._words, _CANDIDATE)
         rows["id"] = np.arange(self._words, dtype=np.int32)
-        rows["logit"] = np.ctypeslib.as_array(self._lib.llama_get_logits_ith(self._context, index), shape=(self._words,))
+        rows["logit"] = _logits(self._lib, self._context, index, self._words)
         rows["p"] = 0
         array = self._array(rows)
         if obeying:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from rag.engine import Request, TokenChances
+from rag.generation import Request, TokenChances
 from rag.records import Turn, Usage
 
 LONGEST = 1 << 20

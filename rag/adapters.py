@@ -139,6 +139,14 @@ def resolve(text: str, packages: Mapping[str, Package]) -> Adapter:
     return Adapter(tuple(parts))
 
 
+def stamp(data_dir: Path) -> int:
+    """Changes when an adapter is installed, replaced or removed (nanoseconds); 0 if there is no folder of adapters."""
+    try:
+        return (data_dir / "adapters").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def installed(data_dir: Path) -> tuple[dict[str, Package], dict[str, AdapterUnusable]]:
     """The adapters below `data_dir/adapters` by name, and those that cannot be read, with what is wrong with each."""
     packages, broken = {}, {}

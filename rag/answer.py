@@ -25,9 +25,9 @@ from rag.adapters import Adapter, Style
 from rag.cite import Citer, SentenceStream
 from rag.domains import Domain, find_domain
 from rag.embed import Embedder
-from rag.engine import Request
 from rag.engines import Engines
 from rag.errors import InvalidQuestion
+from rag.generation import Request
 from rag.marks import Marks
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Event, Passage, PassagesFound, Queued, Timings, Token, Turn, Usage
@@ -95,7 +95,8 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
     text = checked(question.text, settings.server.max_question_chars)
     domain = _domain(question, settings.corpora)
     engine = await library.engines.find(question.model or (domain.model if domain else None))
-    adapter = engine.adapter(question.adapter or (domain.adapter if domain else None))
+    wanted = question.adapter or (domain.adapter if domain else None)
+    adapter = await asyncio.to_thread(engine.adapter, wanted) if wanted else None
     style = engine.style_of(adapter) if adapter is not None else Style()
     outcome = "failed"
     generation = None

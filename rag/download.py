@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rag import gguf, models, shelf, tomlfile
-from rag.errors import Broken, InvalidInput, ModelUnusable, StoreFull, UnknownModel
+from rag.errors import Broken, InvalidInput, ModelUnusable, PullFailed, StoreFull, UnknownModel
 
 if TYPE_CHECKING:
     import httpx
@@ -33,12 +33,6 @@ _GOES = 5
 _RESTARTS = 2
 # Kept free beside the model, for the index and the ledger.
 _SPARE = 64 << 20
-
-
-class PullFailed(Broken):
-    """A download that did not come to its end; what is there is kept, unless the message says otherwise."""
-
-    code, status, title = "pull_failed", 502, "The model could not be fetched"
 
 
 @dataclass(frozen=True, slots=True)

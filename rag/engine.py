@@ -14,22 +14,19 @@ What a prompt says is `rag/prompt.py`'s business; the calls into llama.cpp are `
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rag import _llama, adapters, models
 from rag.adapters import Adapter
 from rag.errors import AdapterUnusable, ModelUnusable, NotReady, QueueFull, ReadingRoomError
+from rag.generation import FinishReason, Generation, Request, Text, TokenChances
 from rag.records import Turn, Usage
 from rag.settings import Engine as EngineSettings
 
@@ -49,112 +46,6 @@ _TURN = 8
 # How long a request waits for an adapter that was installed since the start to be loaded: a decode and some megabytes.
 _LOOK_S = 20.0
 
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One generation: prompt tokens in, at most `max_tokens` out.
-
-    `temperature` 0 is greedy; `seed` None is random. The text ends before the first of the `stop` strings. `grammar` is GBNF
-    (`rag/grammar.py` makes it of a JSON schema). `logprobs`: how many of the likeliest tokens are told at each step, None for
-    none at all. `deadline_s`: seconds after which the answer ends with what it has. `turns` is what `prompt` was rendered from.
-    """
-
-    prompt: tuple[int, ...]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int | None = None
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.0
-    repeat_penalty: float = 1.1
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    stop: tuple[str, ...] = ()
-    grammar: str = ""
-    adapter: Adapter | None = None
-    logprobs: int | None = None
-    deadline_s: float | None = None
-    turns: tuple[Turn, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TokenChances:
-    """A token that was chosen, its log probability, and the likeliest ones at that step, best first."""
-
-    text: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...]
-
-
-class Generation:
-    """A submitted request: iterate over `pieces` for its text, then read `usage` and `finish_reason`.
-
-    Made by `Engine.submit` within a running event loop and consumed there.
-    """
-
-    def __init__(self, request: Request, wake: Callable[[], None], position: Callable[[Generation], int] = lambda _: 0) -> None:
-        self.request = request
-        self.usage = Usage(prompt_tokens=len(request.prompt))
-        self.finish_reason: FinishReason = "stop"
-        self.chances: list[TokenChances] = []
-        """One for each token so far, where `request.logprobs` asks for them."""
-        self.decoded_after_cancel = 0
-        self.cancelled = False
-        self.submitted_at = time.perf_counter()
-        self.admitted_at: float | None = None
-        self.first_token_at: float | None = None
-        self._wake = wake
-        self._position = partial(position, self)
-        self._loop = asyncio.get_running_loop()
-        self._moved = asyncio.Event()
-        self._pieces: asyncio.Queue[str | ReadingRoomError | None] = asyncio.Queue()
-
-    @property
-    def position(self) -> int:
-        """Its place in the queue, the next being 1; 0 once it runs."""
-        return self._position()
-
-    async def queued(self) -> AsyncGenerator[int, None]:
-        """Its place in the queue, each time that changes, until it runs. Nothing if it runs within a tenth of a second."""
-        told = None
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._moved.wait(), 0.1)
-        while (position := self.position) > 0:
-            self._moved.clear()
-            if position != told:
-                told = position
-                yield position
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), 1.0)
-
-    def _tell_moved(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._moved.set)
-
-    async def pieces(self) -> AsyncGenerator[str, None]:
-        """The answer's text as it comes; closing the iteration cancels. Raises what broke the engine."""
-        try:
-            while (piece := await self._pieces.get()) is not None:
-                if isinstance(piece, ReadingRoomError):
-                    raise piece
-                yield piece
-        finally:
-            self.cancel()
-
-    def cancel(self) -> None:
-        """Stop the work, waiting or running. From any thread; harmless when it is over."""
-        if not self.cancelled:
-            self.cancelled = True
-            self._wake()
-
-    def _put(self, item: str | ReadingRoomError | None) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._pieces.put_nowait, item)
-        except RuntimeError:  # the loop is closed: nobody listens any more
-            self.cancelled = True
-
 
 @dataclass(slots=True)
 class _Slot:
@@ -168,36 +59,8 @@ class _Slot:
     pending: deque[int] = field(default_factory=deque)
     prefilled: bool = False
     completed: int = 0
-    text: _Text | None = None
+    text: Text | None = None
     used_at: float = 0.0
-
-
-class _Text:
-    """The tokens' bytes as text, of which nothing is given on that may yet turn out to begin a stop string."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stop = [each for each in stop if each]
-        self._held = ""
-        self.stopped = False
-
-    def feed(self, data: bytes, *, final: bool = False) -> str:
-        """What may be given on now. After a stop string, `stopped` is true and nothing more comes."""
-        if self.stopped:
-            return ""
-        text = self._held + self._decoder.decode(data, final)
-        ends = [at for each in self._stop if (at := text.find(each)) >= 0]
-        if ends:
-            self.stopped, self._held = True, ""
-            return text[: min(ends)]
-        keep = 0 if final else max((_begun(text, each) for each in self._stop), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of `text` are the beginning of `stop`."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Engine:
@@ -225,6 +88,7 @@ class Engine:
         self._batches = 0
         self._served: dict[Adapter | None, int] = {}
         self._digest = ""
+        self._looked_at = 0
         self._in_memory: set[str] = set()
         self._looks: list[threading.Event] = []
         self.packages: dict[str, adapters.Package] = {}
@@ -291,7 +155,9 @@ class Engine:
         return tuple(self._loaded().render(turns, tools))
 
     def adapter(self, text: str | None) -> Adapter | None:
-        """What `legal@0.5+brief` asks for; None or "" is the bare model. One installed since the start is found as well.
+        """What `legal@0.5+brief` asks for; None or "" is the bare model. Sees what was installed, replaced or removed since.
+
+        A look at a folder; where that has changed, it waits for the owner thread to load, so not in the event loop.
 
         Raises `UnknownAdapter`, `AdapterUnusable`, `InvalidInput`, `NotReady`.
         """
@@ -299,11 +165,11 @@ class Engine:
             return None
         self._loaded()
         names = [part.name for part in adapters.parse(text).parts]
-        if any(name not in self.packages for name in names):
+        if adapters.stamp(self._data_dir) != self._looked_at:
             self.refresh_adapters()
-            for name in names:
-                if name in self.unusable:
-                    raise self.unusable[name]
+        for name in names:
+            if name in self.unusable:
+                raise self.unusable[name]
         return adapters.resolve(text, self.packages)
 
     def prompt_of(self, adapter: Adapter | None) -> str:
@@ -406,6 +272,7 @@ class Engine:
 
         One that was replaced or removed stays in memory, under its version, until the model goes: it may be in use.
         """
+        looked_at = adapters.stamp(self._data_dir)  # before the look: what comes in meanwhile is looked at again
         packages, broken = adapters.installed(self._data_dir)
         unusable: dict[str, ReadingRoomError] = dict(broken)
         usable = {}
@@ -426,7 +293,7 @@ class Engine:
         for name, error in unusable.items():
             if name not in self.unusable:
                 log.warning("adapter %s: %s", name, error.message)
-        self.packages, self.unusable = usable, unusable
+        self.packages, self.unusable, self._looked_at = usable, unusable, looked_at
 
     # From here on: the owner thread.
 
@@ -467,8 +334,8 @@ class Engine:
             for look in looks:
                 look.set()
             for generation in left:
-                generation._put(over)
-                generation._tell_moved()
+                generation.put(over)
+                generation.tell_moved()
             for slot in self._slots:
                 if slot.sampler is not None:
                     slot.sampler.close()
@@ -495,7 +362,7 @@ class Engine:
                 self._waiting.remove(generation)
         for generation, reason in gone:
             generation.finish_reason = reason
-            generation._put(None)
+            generation.put(None)
         if gone:
             self._tell_places()
 
@@ -503,7 +370,7 @@ class Engine:
         with self._changed:
             waiting = list(self._waiting)
         for generation in waiting:
-            generation._tell_moved()
+            generation.tell_moved()
 
     def _admit(self, llama: _llama.Llama) -> None:
         """Give free slots to those who wait longest, each the slot that has read the most of its prompt already."""
@@ -530,7 +397,7 @@ class Engine:
             slot.generation = generation
             slot.pending = deque(request.prompt[cached:])
             slot.prefilled, slot.completed = False, 0
-            slot.text = _Text(request.stop)
+            slot.text = Text(request.stop)
             slot.sampler = llama.sampler(
                 temperature=request.temperature,
                 seed=request.seed,
@@ -544,7 +411,7 @@ class Engine:
             )
             generation.admitted_at = time.perf_counter()
             generation.usage = Usage(len(request.prompt), 0, cached)
-            generation._tell_moved()
+            generation.tell_moved()
             self._tell_places()
 
     def _take_turns(self, llama: _llama.Llama, busy: Sequence[_Slot]) -> list[_Slot]:
@@ -630,7 +497,7 @@ class Engine:
             logprob, top = llama.chances(index, token, request.logprobs)
             generation.chances.append(TokenChances(llama.piece(token), logprob, tuple((llama.piece(t), p) for t, p in top)))
         if piece := text.feed(llama.piece(token)):
-            generation._put(piece)
+            generation.put(piece)
         slot.pending.append(token)
         if text.stopped:
             self._finish(slot, "stop")
@@ -646,8 +513,8 @@ class Engine:
         slot.used_at = time.perf_counter()
         generation.finish_reason = reason
         if tail := slot.text.feed(b"", final=True):
-            generation._put(tail)
-        generation._put(None)
+            generation.put(tail)
+        generation.put(None)
 
 
 def _over(generation: Generation, now: float) -> FinishReason | None:

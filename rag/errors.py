@@ -6,7 +6,7 @@
     ├── Refused (403)               OutsideCorpora, UnsafeBinding
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
-    └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), StoreBroken,
+    └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), PullFailed (502), StoreBroken,
                                  StoreFull (507), MissingPackage, CannotListen
 
 `status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
@@ -157,6 +157,12 @@ class EngineUnreachable(Broken):
     """The server at `engine.url` does not answer, or not as it should."""
 
     code, status, title = "engine_unreachable", 502, "The language model's server does not answer"
+
+
+class PullFailed(Broken):
+    """A download that did not come to its end; what is there is kept, unless the message says otherwise."""
+
+    code, status, title = "pull_failed", 502, "The model could not be fetched"
 
 
 class StoreBroken(Broken):

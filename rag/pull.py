@@ -18,8 +18,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from rag import catalogue, gguf, models, shelf
 from rag.catalogue import Entry, key
-from rag.download import PullFailed, Report, Session, Step, fetch
-from rag.errors import Busy, InvalidInput, ModelUnusable, UnknownModel
+from rag.download import Report, Session, Step, fetch
+from rag.errors import Busy, InvalidInput, ModelUnusable, PullFailed, UnknownModel
 from rag.models import FILE, LICENCE, ModelFile
 
 REGISTRY = "registry.ollama.ai"

@@ -24,8 +24,8 @@ from typing import Any
 from rag import _openai
 from rag._upstream import KeyRefused, Passing, Upstream
 from rag.adapters import Adapter, Style
-from rag.engine import FinishReason, Generation, Request
 from rag.errors import EngineUnreachable, InvalidInput, InvalidSettings, NotReady, QueueFull, ReadingRoomError, UnknownAdapter
+from rag.generation import FinishReason, Generation, Request
 from rag.records import Turn, Usage
 from rag.settings import Engine as EngineSettings
 
@@ -220,7 +220,7 @@ class RemoteEngine:
             except RuntimeError:  # its loop was closed with the task in it: nobody listens, and nothing will end it
                 self._forget(generation)
         for generation in told:
-            generation._tell_moved()
+            generation.tell_moved()
 
     def _forget(self, generation: Generation) -> None:
         with self._lock:
@@ -248,13 +248,13 @@ class RemoteEngine:
         if task.cancelled():
             generation.finish_reason = "cancelled"
             over = NotReady("The service is stopping.", "Ask again when it is back.")
-            generation._put(None if generation.cancelled else over)
+            generation.put(None if generation.cancelled else over)
         elif problem := task.exception():
-            generation._put(_presentable(problem))
+            generation.put(_presentable(problem))
         else:
             generation.finish_reason = job.finish or "stop"
-            generation._put(None)
-        generation._tell_moved()
+            generation.put(None)
+        generation.tell_moved()
         self._admit()
 
     # One answer.
@@ -291,7 +291,7 @@ class RemoteEngine:
                         generation.first_token_at = time.perf_counter()
                     job.pieces += 1
                     job.characters += len(delta.text)
-                    generation._put(delta.text)
+                    generation.put(delta.text)
                 if job.finish is None and job.characters > most:
                     job.finish = "length"
                     return

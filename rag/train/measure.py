@@ -19,7 +19,8 @@ from typing import Any
 
 from rag import scores
 from rag.cite import Citer
-from rag.engine import Engine, Request
+from rag.engine import Engine
+from rag.generation import Request
 from rag.marks import unmarked
 from rag.records import Passage
 from rag.sentences import sentence_spans

@@ -90,7 +90,7 @@ def _remove(args: argparse.Namespace, settings: Settings) -> int:
     from rag import adapters
 
     adapters.remove(settings.data_dir, args.name)
-    print(json.dumps({"removed": args.name}) if args.json else f"{args.name} is removed. A running server knows it until it restarts.")
+    print(json.dumps({"removed": args.name}) if args.json else f"{args.name} is removed.")
     return 0
 
 

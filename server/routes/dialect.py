@@ -17,8 +17,9 @@ from litestar.exceptions import ValidationException
 
 from rag.adapters import Adapter
 from rag.domains import read_domains
-from rag.engine import Engine, Generation, Request, TokenChances
+from rag.engine import Engine
 from rag.errors import InvalidInput, UnknownModel
+from rag.generation import Generation, Request, TokenChances
 from rag.metrics import Metrics
 from rag.records import Done, Event, Passage, PassagesFound, Token, Turn, Usage
 from rag.settings import Engine as EngineSettings

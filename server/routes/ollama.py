@@ -23,8 +23,9 @@ from litestar.response import Stream
 from rag import answer as path_of_a_question
 from rag import modelfile
 from rag.answer import Question
-from rag.engine import Engine, Generation
+from rag.engine import Engine
 from rag.errors import UnknownModel
+from rag.generation import Generation
 from rag.modelfile import Assistants, Modelfile, Value
 from rag.records import Turn
 from server.app import ReadingRoom

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from rag import grammar
-from rag.engine import Generation, TokenChances
+from rag.generation import Generation, TokenChances
 from rag.modelfile import Value
 from rag.records import Citation, Passage, Turn
 from server.routes import tools

@@ -26,8 +26,8 @@ from msgspec import UNSET, UnsetType
 
 from rag import grammar
 from rag.answer import Question, answer
-from rag.engine import TokenChances
 from rag.errors import ReadingRoomError, UnknownModel
+from rag.generation import TokenChances
 from rag.records import Turn
 from rag.records import Usage as TokensUsed
 from server.app import ReadingRoom

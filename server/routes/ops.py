@@ -81,10 +81,14 @@ class Readings:
                 documents.add_metric([domain, status], n)
         yield documents
         yield GaugeMetricFamily("readingroom_chunks", "Chunks in the index.", room.documents.chunk_count())
-        yield GaugeMetricFamily("readingroom_generations_waiting", "Answers that wait for a free sequence.", room.engine.waiting)
-        yield GaugeMetricFamily("readingroom_generations_running", "Answers being written.", room.engine.running)
-        yield CounterMetricFamily("readingroom_prefill_tokens", "Prompt tokens read by the model.", room.engine.prefill_tokens)
-        yield CounterMetricFamily("readingroom_decode_tokens", "Tokens decoded.", room.engine.decode_tokens)
+        engines = room.engines.loaded()
+        yield GaugeMetricFamily(
+            "readingroom_generations_waiting", "Answers that wait for a free sequence.", sum(engine.waiting for engine in engines)
+        )
+        yield GaugeMetricFamily("readingroom_generations_running", "Answers being written.", sum(engine.running for engine in engines))
+        read, decoded = sum(engine.prefill_tokens for engine in engines), sum(engine.decode_tokens for engine in engines)
+        yield CounterMetricFamily("readingroom_prefill_tokens", "Prompt tokens read by the models in memory.", read)
+        yield CounterMetricFamily("readingroom_decode_tokens", "Tokens decoded by the models in memory.", decoded)
         parts = GaugeMetricFamily("readingroom_part_up", "1 if the part works.", labels=["part"])
         for name, part in room.parts().items():
             parts.add_metric([name], part.state == "ok")

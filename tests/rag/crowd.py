@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rag.engine import Engine, Generation, Request, TokenChances
+from rag.engine import Engine
+from rag.generation import Generation, Request, TokenChances
 
 EPSILON = 1.5
 """Natural log of the ratio of two probabilities. Batches of another shape are added up in another order: llama.cpp's CPU kernels were

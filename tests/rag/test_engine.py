@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rag.engine import Engine, Generation, Request, _next_piece
+from rag.engine import Engine, _next_piece
 from rag.errors import ModelUnusable, NotReady, QueueFull
+from rag.generation import Generation, Request
 from rag.records import Turn
 from rag.settings import Engine as EngineSettings
 from tests.conftest import wait_until

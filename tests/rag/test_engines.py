@@ -15,9 +15,10 @@ import pytest
 
 from rag import engines as module
 from rag import models, shelf
-from rag.engine import Engine, Generation, Request
+from rag.engine import Engine
 from rag.engines import Engines, memory_budget, memory_needed
 from rag.errors import Busy, ModelUnusable, NotReady, ReadingRoomError, UnknownModel
+from rag.generation import Generation, Request
 from rag.records import Turn
 from rag.settings import Engine as EngineSettings
 from tests.conftest import wait_until

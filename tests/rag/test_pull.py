@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from rag import download, models, pull, shelf
-from rag.download import PullFailed, Session, Step
-from rag.errors import Busy, InvalidInput, ModelUnusable, ReadingRoomError, StoreFull, UnknownModel
+from rag.download import Session, Step
+from rag.errors import Busy, InvalidInput, ModelUnusable, PullFailed, ReadingRoomError, StoreFull, UnknownModel
 from rag.models import ModelFile
 from tests.rag.registry import Registry, Served
 from tests.rag.tinygguf import build

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from rag import _openai, remote
-from rag.engine import Engine, Generation, Request, TokenChances
+from rag.engine import Engine
 from rag.errors import EngineUnreachable, InvalidInput, InvalidSettings, NotReady, QueueFull, ReadingRoomError, UnknownAdapter
+from rag.generation import Generation, Request, TokenChances
 from rag.records import Turn, Usage
 from rag.remote import RemoteEngine
 from rag.settings import Engine as EngineSettings

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag import grammar
-from rag.engine import Engine, Generation, Request, _Text
+from rag.engine import Engine
 from rag.errors import InvalidInput
+from rag.generation import Generation, Request, Text
 from rag.records import Turn
 from tests.conftest import wait_until
 
@@ -48,7 +49,7 @@ def test_text_ends_before_the_first_stop_string_however_it_comes(text: str, stop
         n = data.draw(st.integers(1, 4))
         pieces.append(encoded[at : at + n])
         at += n
-    feed = _Text(stop)
+    feed = Text(stop)
     given_on = "".join([feed.feed(piece) for piece in pieces] + [feed.feed(b"", final=True)])
     ends = [found for each in stop if (found := text.find(each)) >= 0]
     if not ends:
@@ -64,7 +65,7 @@ def test_text_ends_before_the_first_stop_string_however_it_comes(text: str, stop
 
 def test_what_may_begin_a_stop_string_is_held_back_and_given_on_if_it_does_not() -> None:
     """Nobody sees half of one."""
-    feed = _Text(["</end>"])
+    feed = Text(["</end>"])
     assert feed.feed(b"one <") == "one "
     assert feed.feed(b"/e") == ""
     assert feed.feed(b"ither") == "</either"
@@ -225,20 +226,22 @@ def test_an_answer_ends_at_its_deadline_with_what_it_has(engine: Engine) -> None
 def test_who_waits_is_told_the_place_in_the_queue(engine: Engine) -> None:
     """It counts down as others leave; who runs at once is told nothing."""
 
-    async def places(generation: Generation) -> list[int]:
-        return [place async for place in generation.queued()]
+    async def places(generation: Generation, told: list[int]) -> list[int]:
+        async for place in generation.queued():
+            told.append(place)
+        return told
 
     async def run() -> None:
         running = [engine.submit(ask(engine, "Write a long story.", 1500)) for _ in range(len(engine._slots))]
         await asyncio.to_thread(wait_until, lambda: engine.running == len(running))
-        assert await places(running[0]) == []
+        assert await places(running[0], []) == []
         first, second, third = (engine.submit(ask(engine, "Hello", 3)) for _ in range(3))
         assert [each.position for each in (first, second, third)] == [1, 2, 3]
-        told = asyncio.create_task(places(third))
-        await asyncio.sleep(0.3)
+        seen: list[int] = []
+        told = asyncio.create_task(places(third, seen))
+        await asyncio.to_thread(wait_until, lambda: seen == [3])
         first.cancel()
-        await asyncio.to_thread(wait_until, lambda: third.position == 2)
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(wait_until, lambda: seen[:2] == [3, 2])
         for generation in running:
             generation.cancel()
         # The last step may be passed over, if two places become free at once.

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.lora import install
-from rag.engine import Engine, Request
+from rag.engine import Engine
+from rag.generation import Request
 from rag.records import Turn
 from rag.settings import Engine as EngineSettings
 from tests.rag.crowd import Said, differs, for_comparison, hear, heard_alone

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rag.engine import Request
+from rag.generation import Request
 from rag.records import Turn
 from rag.settings import Server, Settings
 from server.app import ReadingRoom

@@ -26,8 +26,8 @@ from litestar.exceptions import ValidationException
 
 from bench.lora import install
 from rag import grammar, models, shelf
-from rag.engine import TokenChances
 from rag.errors import InvalidInput, ModelUnusable
+from rag.generation import TokenChances
 from rag.modelfile import Modelfile
 from rag.records import Citation, Done, Passage, Scores, Timings, Turn, Usage
 from server.routes import ollama_wire as wire

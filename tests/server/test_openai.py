@@ -17,8 +17,8 @@ import pytest
 from litestar.exceptions import ValidationException
 
 from rag import grammar
-from rag.engine import Request, TokenChances
 from rag.errors import InvalidInput, ModelUnusable, QueueFull, UnknownModel
+from rag.generation import Request, TokenChances
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Passage, PassagesFound, Scores, Timings, Token, Turn, Usage
 from rag.settings import Server
