@@ -316,10 +316,14 @@ class Llama:
             raise InvalidInput("The grammar cannot be read.", "Send GBNF with a rule `root`: see llama.cpp's grammars/README.md.")
         return rules
 
+    def logits(self, index: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Those after the `index`-th piece of the last decode, one a word of the vocabulary; a view that the next decode overwrites."""
+        return _logits(self._lib, self._context, index, self._words)
+
     def chances(self, index: int, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
         """Natural log of the probability of `token` after the `index`-th piece of the last decode, and the `top` likeliest tokens
         with theirs, best first: of the model alone, before penalties, temperature and grammar."""
-        logits = _logits(self._lib, self._context, index, self._words).astype(np.float64)
+        logits = self.logits(index).astype(np.float64)
         peak = float(logits.max())
         total = peak + float(np.log(np.exp(logits - peak).sum()))
         best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, np.int64)
@@ -328,7 +332,7 @@ class Llama:
 
 
 def _logits(lib: Any, context: Any, index: int, words: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Those after the `index`-th piece of the last decode, (words,); a view that the next decode overwrites."""
+    """What `Llama.logits` and `Sampler` read."""
     return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, index), shape=(words,))
 
 

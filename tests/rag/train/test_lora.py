@@ -86,7 +86,7 @@ def logits_of_llama(path: Path, ids: list[int], adapter: Path | None = None) -> 
             llama.load_adapter("it", adapter)
             llama.use_adapters([("it", 1.0)])
         llama.decode([_llama.Piece(token, i, 0, True) for i, token in enumerate(ids)])
-        return np.stack([llama._logits(i).copy() for i in range(len(ids))])
+        return np.stack([llama.logits(i).copy() for i in range(len(ids))])
     finally:
         llama.close()
 
