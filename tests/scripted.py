@@ -59,7 +59,7 @@ class Scripted:
         )
         self.calls: list[Call] = []
         self.left = threading.Semaphore(0)
-        """Released for each client that closed its connection during a `hold`."""
+        """Released for each client that closed its connection during a `hold`, or while an answer was sent to it."""
         self._open: set[asyncio.StreamWriter] = set()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -122,8 +122,13 @@ class Scripted:
 
     async def _take(self, step: Step, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if isinstance(step, bytes):
-            writer.write(step)
-            await writer.drain()
+            try:
+                writer.write(step)
+                await writer.drain()
+            except ConnectionError:  # it may leave before its script has come as far as the `hold`
+                if not self._over.is_set():
+                    self.left.release()
+                raise
         elif isinstance(step, threading.Event):
             while not (step.is_set() or self._over.is_set()):
                 await asyncio.sleep(0.005)
