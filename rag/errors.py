@@ -7,7 +7,7 @@
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
     └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), PullFailed (502), StoreBroken,
-                                 StoreFull (507), MissingPackage, CannotListen
+                                 StoreFull (507), DatabaseBroken, MissingPackage, CannotListen
 
 `status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
 its own code. Raised, never printed and swallowed.
@@ -175,6 +175,12 @@ class StoreFull(Broken):
     """The disk has too little room for the index to be written; `limit` is the bytes that must be free."""
 
     code, status, title = "store_full", 507, "The disk is full"
+
+
+class DatabaseBroken(Broken):
+    """A SQLite file cannot be opened: it is damaged, in the way, or of a newer program."""
+
+    code, title = "database_broken", "A database cannot be used"
 
 
 class MissingPackage(Broken):

@@ -1,0 +1,149 @@
+"""A small SQLite database: write-ahead log, one writer at a time, any reader, numbered migrations, and real forgetting.
+
+    keys = Database(data_dir / "keys.db", MIGRATIONS)
+    keys.write(lambda connection: connection.execute("INSERT INTO keys VALUES (?, ?)", row))
+    rows = keys.read("SELECT id, name FROM keys WHERE name = ?", (name,))
+
+For what people make and nothing can rebuild: conversations (`rag/conversations.py`), keys. The index's own records, which are
+rebuilt from the folder when they break, are in `ingest/ledger.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rag.errors import DatabaseBroken
+
+T = TypeVar("T")
+
+_BUSY_MS = 30_000
+"""How long a statement waits for another process that has the file open."""
+
+
+class Database:
+    """Open the file at `path`, making or migrating it; None is a database in memory, gone with this object.
+
+    `migrations[i]` is SQL that brings the schema from version i to i + 1: never edit one that was released, append. All methods may
+    be called from any thread, and other processes may have the file open. The file is readable by its owner only. SQL has one
+    function more, `casefold(text)`. Raises `DatabaseBroken` if the file is damaged, no database, or of a newer program.
+    """
+
+    def __init__(self, path: Path | None, migrations: Sequence[str]) -> None:
+        self.path = path
+        self._write_lock = threading.Lock()
+        self._guard = threading.Lock()  # of the two below
+        self._connections: list[sqlite3.Connection] = []
+        self._closed = False
+        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # the log and its index get the same rights from SQLite
+            self._writer = self._connect()
+            self._migrate(migrations)
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise DatabaseBroken(
+                f"{path} cannot be opened: {error}.", "Free the file or the disk; if it is damaged, move it away: a new one is made."
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path or ":memory:", timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        with self._guard:
+            if self._closed:
+                connection.close()
+                raise sqlite3.ProgrammingError("the database is closed")
+            self._connections.append(connection)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # nothing can rebuild what is lost here
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
+        connection.create_function("casefold", 1, lambda text: text.casefold() if isinstance(text, str) else text, deterministic=True)
+        return connection
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(migrations):
+            raise DatabaseBroken(
+                f"{self.path} has schema version {version}; this program knows {len(migrations)}.", "Start the newer program that wrote it."
+            )
+        for number, script in enumerate(migrations[version:], version + 1):
+            self.write(lambda connection, number=number, script=script: _bring_to(connection, number, script))  # type: ignore[misc]
+
+    def read(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a SELECT. Sees every write that has ended."""
+        if self.path is None:
+            with self._write_lock:  # a database in memory is one connection
+                return self._writer.execute(sql, args).fetchall()
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = self._connect()
+        try:
+            # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
+            return connection.execute(sql, args).fetchall()
+        finally:
+            self._idle.put(connection)
+
+    def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """What `fn(connection)` returns, run as one transaction; rolled back if it raises. `fn` calls no method of this object."""
+        with self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                result = fn(self._writer)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:  # of a full disk SQLite may have undone it itself
+                    self._writer.execute("ROLLBACK")
+                raise
+            return result
+
+    def forget(self) -> bool:
+        """Let nothing of what was deleted stay in the files: rewrite the database and empty its log. Takes time as the file is long.
+
+        `secure_delete` overwrites a deleted row where it stands, not the copies that SQLite left behind when it moved rows between
+        pages, nor those in the log. False if another process reads for so long that its log could not be emptied.
+        """
+        if self.path is None:
+            return True
+        with self._write_lock:
+            self._writer.execute("VACUUM")
+            busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
+
+    def close(self) -> None:
+        """Close all connections; the write-ahead log is merged by the last. Harmless when called again."""
+        with self._guard:
+            self._closed = True
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+
+def _bring_to(connection: sqlite3.Connection, number: int, script: str) -> None:
+    """Migrate to version `number`, within a transaction."""
+    if connection.execute("PRAGMA user_version").fetchone()[0] >= number:
+        return  # another process has done it while this one waited for its turn
+    for statement in _statements(script):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={number}")
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a script: `executescript` would commit the transaction that they are to run in."""
+    found, begun = [], ""
+    for piece in script.split(";"):
+        begun += piece + ";"
+        if sqlite3.complete_statement(begun):
+            found.append(begun)
+            begun = ""
+    return [statement for statement in found if statement.strip(" \n;")]
