@@ -291,9 +291,7 @@ class EdgeStore:
         return StoreBroken(f"The index cannot be written: {error}", "Restart: a damaged index is then rebuilt from the folder.")
 
     def _sparse(self, document: Document, chunk: Chunk) -> Any:
-        # The file's name and the headings say in words what the passage is about, so they can be searched for.
-        name = os.path.splitext(document.path)[0].replace("/", " ").replace("_", " ").replace("-", " ")
-        return self._bm25.embed_document("\n".join((name, *chunk.heading, chunk.text)))
+        return self._bm25.embed_document(sparse_text(document, chunk))
 
     def delete_chunks(self, chunk_ids: Collection[str]) -> int:
         """Remove chunks, on disk when it returns; those that are not there are passed over. Returns how many were."""
@@ -608,6 +606,12 @@ class EdgeStore:
             self._note_unforgotten(0)
         except Exception as error:
             log.warning("what was deleted is still in the index's files and is forgotten after the next start: %s", error)
+
+
+def sparse_text(document: Document, chunk: Chunk) -> str:
+    """What BM25 reads of a chunk: the file's name and the headings too, which say in words what the passage is about."""
+    name = os.path.splitext(document.path)[0].replace("/", " ").replace("_", " ").replace("-", " ")
+    return "\n".join((name, *chunk.heading, chunk.text))
 
 
 def _rewrite(edge: Any, shard: Any, dimension: int) -> None:
