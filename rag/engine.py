@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 # cached or not, and the same question gets the same answer (measured: 0 against up to 1.06 logits of difference).
 _GRAIN = 64
 
-# Prompt tokens read beside running answers in one batch, so that these do not wait long for their next token.
+# Prompt tokens that each reader may read beside running answers in one batch, so that these do not wait long for their next token.
+# For each, not for all: with 8 people the first token would wait for one prompt after another, read in small pieces.
 _PREFILL_BESIDE = 64
 
 # Batches for one adapter while others wait for theirs: to change it takes some milliseconds (bench: `engine`), a batch tens.
@@ -440,9 +441,9 @@ class Engine:
         for slot in writing:
             batch.append(_llama.Piece(slot.pending[0], len(slot.read), slot.seq, True))
             taken.append((slot, 1, len(batch) - 1))
-        room = min(_PREFILL_BESIDE, _llama.BATCH - len(batch)) if writing else _llama.BATCH
         # Who came first reads first: by the number of the slot, newcomers in low ones kept others waiting for a minute (seen, 8 people).
         reading = sorted((slot for slot in busy if not slot.prefilled), key=lambda slot: slot.generation.admitted_at or 0.0)
+        room = min(_PREFILL_BESIDE * len(reading), _llama.BATCH - len(batch)) if writing else _llama.BATCH
         for slot in reading:
             if room <= 0:
                 break

@@ -1,7 +1,7 @@
 """Every error that a person may see, in one tree. Each has a code, a sentence and a remedy.
 
     ReadingRoomError
-    ├── InvalidInput (422)          what was asked for cannot be meant: InvalidQuestion, InvalidSettings
+    ├── InvalidInput (422)          what was asked for cannot be meant: InvalidQuestion, InvalidFilter (400), InvalidSettings
     ├── NotFound (404)              UnknownDomain, UnknownDocument, UnknownModel, UnknownAdapter
     ├── Refused (403)               OutsideCorpora, UnsafeBinding
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
@@ -43,6 +43,12 @@ class InvalidQuestion(InvalidInput):
     """The question is empty, too long, or not text."""
 
     code, title = "invalid_question", "Invalid question"
+
+
+class InvalidFilter(InvalidInput):
+    """A filter of a search has an unknown name or a value that no document can have."""
+
+    code, status, title = "invalid_filter", 400, "Invalid filter"
 
 
 class InvalidSettings(InvalidInput):

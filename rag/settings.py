@@ -8,12 +8,14 @@ What belongs to one domain (prompt, adapter, threshold) is not here but in its `
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rag.errors import InvalidSettings
@@ -30,11 +32,17 @@ class Server:
     port: int = 8000
     """TCP port; 0 takes a free one."""
     key: str = ""
-    """If set, every call but `/health` and `/ready` must carry it as `Authorization: Bearer ...`."""
+    """An administrator's key. Where it or any other key is set, a call must carry one: `Authorization: Bearer ...`."""
+    trusted_proxies: str = ""
+    """Addresses or networks, with commas, of proxies whose `X-Forwarded-For` is believed (`10.0.0.2, 172.16.0.0/12`)."""
     max_upload_mb: int = 64
     """Largest file that `POST /rag/documents` takes, in MiB."""
     max_question_chars: int = 8000
     """Longest question, in characters."""
+    usage_days: int = 400
+    """How long the daily usage of each key is kept, in days."""
+    audit_days: int = 400
+    """How long the audit log of administrative acts is kept, in days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,27 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """`[limits]`, for each client address; `[plans.NAME]`, for each key of that plan. 0 is no limit."""
+
+    requests_per_minute: int = 0
+    """Calls in any 60 seconds."""
+    streams: int = 0
+    """Answers that are written at the same time."""
+    tokens_per_day: int = 0
+    """Tokens read and written for answers in a day (UTC)."""
+    upload_mb_per_day: int = 0
+    """Uploads in a day (UTC), in MiB."""
+
+
+PLANS: Mapping[str, Limits] = MappingProxyType(
+    {"unlimited": Limits(), "site": Limits(requests_per_minute=120, streams=4, tokens_per_day=500_000)}
+)
+"""The plans that are there without being set. `site` is that of public keys: enough for a small site, and a bound to what a visitor can
+cost. 500,000 tokens are some 500 answers of the default size. A plan of that name in the settings takes its place."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, with the two folders that the rest is relative to."""
 
@@ -161,6 +190,9 @@ class Settings:
     store: Store = field(default_factory=Store)
     retrieve: Retrieve = field(default_factory=Retrieve)
     engine: Engine = field(default_factory=Engine)
+    limits: Limits = field(default_factory=Limits)
+    plans: Mapping[str, Limits] = field(default_factory=lambda: PLANS)
+    """The plans that keys may have, by name."""
 
 
 def load(toml: Path | None = None, env: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -179,7 +211,9 @@ def load(toml: Path | None = None, env: Mapping[str, str] | None = None, flags: 
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidSettings(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
         for key, value in tree.items():
-            if isinstance(value, dict):
+            if key == "plans" and isinstance(value, dict):
+                merged.update({f"plans.{name}.{inner}": item for name, plan in value.items() for inner, item in _table(name, plan)})
+            elif isinstance(value, dict):
                 merged.update({f"{key}.{inner}": item for inner, item in value.items()})
             else:
                 merged[key] = value
@@ -190,20 +224,27 @@ def load(toml: Path | None = None, env: Mapping[str, str] | None = None, flags: 
     return _build(merged)
 
 
+def _table(name: str, plan: object) -> Iterable[tuple[str, Any]]:
+    if not isinstance(plan, dict):
+        raise InvalidSettings(f"Setting 'plans.{name}' is {plan!r}, which is not a plan.", f"Write a table: [plans.{name}].")
+    return plan.items() or [("requests_per_minute", 0)]  # a plan without limits is one, too
+
+
 def _build(values: Mapping[str, Any]) -> Settings:
     hints = typing.get_type_hints(Settings)
     sections: dict[str, dict[str, Any]] = {}
     top: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.rpartition(".")
-        owner = hints.get(section) if section else Settings
+        owner = Limits if section.startswith("plans.") else hints.get(section) if section else Settings
         names = {f.name for f in dataclasses.fields(owner)} if owner and dataclasses.is_dataclass(owner) else set()
-        if name not in names or (not section and dataclasses.is_dataclass(hints[name])):
+        if name not in names or (not section and (name == "plans" or dataclasses.is_dataclass(hints[name]))):
             raise InvalidSettings(f"Unknown setting {key!r}.", "See `corpora/guide/operations.md` for the list, or remove it.")
         typed = _convert(key, value, typing.get_type_hints(owner)[name])
         (sections.setdefault(section, {}) if section else top)[name] = typed
-    built = {name: hints[name](**fields) for name, fields in sections.items()}
-    settings = Settings(**top, **built)
+    plans = {name.removeprefix("plans."): Limits(**fields) for name, fields in sections.items() if name.startswith("plans.")}
+    built = {name: hints[name](**fields) for name, fields in sections.items() if not name.startswith("plans.")}
+    settings = Settings(**top, **built, plans=MappingProxyType({**PLANS, **plans}))
     _check(settings)
     return settings
 
@@ -243,6 +284,8 @@ _RANGES = {
     "server.port": (0, 65535),
     "server.max_upload_mb": (1, 100_000),
     "server.max_question_chars": (1, 1_000_000),
+    "server.usage_days": (1, 100_000),
+    "server.audit_days": (1, 100_000),
     "ingest.settle_ms": (0, 60_000),
     "ingest.reconcile_s": (1, 86_400),
     "ingest.max_file_mb": (1, 100_000),
@@ -272,6 +315,10 @@ _RANGES = {
     "engine.deadline_s": (1, 86_400),
     "engine.memory_mb": (0, 10_000_000),
     "engine.timeout_s": (1, 86_400),
+    "limits.requests_per_minute": (0, 1_000_000),
+    "limits.streams": (0, 10_000),
+    "limits.tokens_per_day": (0, 1_000_000_000_000),
+    "limits.upload_mb_per_day": (0, 100_000_000),
 }
 
 
@@ -280,8 +327,19 @@ def _check(settings: Settings) -> None:
         raise InvalidSettings(f"Setting 'store.url' is {settings.store.url!r}; a Qdrant server is not supported yet.", "Leave it empty.")
     if settings.embed.backend not in _BACKENDS:
         raise InvalidSettings(f"Setting 'embed.backend' is {settings.embed.backend!r}.", f"Use one of: {', '.join(_BACKENDS)}.")
+    for network in filter(None, map(str.strip, settings.server.trusted_proxies.split(","))):
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            raise InvalidSettings(
+                f"Setting 'server.trusted_proxies' has {network!r}, which is no address or network.", "Write such as 10.0.0.2 or 10.0.0.0/8."
+            ) from None
     for key, (low, high) in _RANGES.items():
         section, name = key.split(".")
-        value = getattr(getattr(settings, section), name)
-        if not low <= value <= high:
-            raise InvalidSettings(f"Setting {key!r} is {value!r}; it must lie in {low} to {high}.", "Correct its value.")
+        owners = {section: getattr(settings, section)}
+        if section == "limits":
+            owners |= {f"plans.{plan}": limits for plan, limits in settings.plans.items()}
+        for owner, values in owners.items():
+            value = getattr(values, name)
+            if not low <= value <= high:
+                raise InvalidSettings(f"Setting '{owner}.{name}' is {value!r}; it must lie in {low} to {high}.", "Correct its value.")

@@ -1,38 +1,121 @@
-"""An adapter for one domain: the grounded one, taught further with questions that are made of the domain's own documents.
+"""An adapter for one domain: the grounded one, or none, taught further with questions that are made of the domain's own documents.
 
-No model writes the questions: a sentence's subject is asked for, or the sentence is turned into a yes-or-no question, and the same is
-asked where its sentence or passage is missing or a name or number is another. What is learnt is the domain's words, and to refuse what
-only sounds like it. Whether it helped is judged on every tenth document, which is kept apart.
+What is learnt is the domain's words and ways to write, and to refuse what only sounds like it. Whether it helped is judged on documents
+that were kept apart (`verdict.py`), with questions of the same make (`questions.py`): it says nothing about questions of another kind.
+
+    lesson -> train -> write -> evaluate -> describe        the command: `server/commands/train.py`
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rag import adapters
-from rag.errors import InvalidInput
-from rag.train import answers, convert, lora
-from rag.train.examples import DOMAIN, REFUSAL, split
-from rag.train.pool import Asked, Pool, Text
+from rag import adapters, models, tomlfile
+from rag.engine import Engine
+from rag.errors import AdapterUnusable, InvalidInput
+from rag.settings import Engine as EngineSettings
+from rag.train import convert, lora, verdict
+from rag.train.examples import Example, split
+from rag.train.pool import Pool, fingerprint
+from rag.train.questions import pool_of
 from rag.train.tokens import Tokens, corpus
+
+GROUNDED = Path(__file__).parents[1] / "packages" / "grounded"
+"""The shipped adapter, from which is begun where nothing else is said."""
+
+CARD, REPORT = "README.md", "report.json"
 
 _LEAST = 60
 """Questions, below which there is nothing to learn and nothing to judge by."""
+_APART = 0.2
+"""Share of the questions, at least, that is kept apart to judge by."""
+_FEW = 5
+"""Documents, below which pieces of them are kept apart instead; `_PIECE` is the passages of a piece."""
+_PIECE = 8
+_EXAMPLES = 3000
+_PASSES = 3
+"""How often the examples are gone through, at most: what is seen more often is learnt by heart."""
+_PLAIN_RANK = 16
+"""Of an adapter that is begun from nothing; the grounded one has 32, for many times the examples."""
 
 
-def pool_of(texts: Mapping[str, Sequence[str]]) -> Pool:
-    """The passages of each document, by its path, and what can be asked of them by rule."""
-    passages, asked = [], []
-    for path, parts in texts.items():
-        for text in parts:
-            for start, end in answers.spans(text):
-                if found := answers.subject_asked(text[start:end]):
-                    asked.append(Asked(found[0], len(passages), (found[1],), DOMAIN))
-            passages.append(Text(text, path, DOMAIN))
-    return Pool(passages, asked, [])
+def recipe(device: str, seconds: float) -> lora.Recipe:
+    """How a domain is taught. A step on a CPU is small, or an hour would have few; a piece of 1,024 tokens takes some 2 GB."""
+    if device == "cpu":
+        return lora.Recipe(seconds, rank=_PLAIN_RANK, alpha=2.0 * _PLAIN_RANK, rate=3e-4, tokens=4096, piece=1024, told_every=5)
+    return lora.Recipe(
+        seconds, rank=_PLAIN_RANK, alpha=2.0 * _PLAIN_RANK, rate=4e-4, tokens=16_384, piece=16_384, told_every=10, device=device
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is taught and what is judged by. `documents` and `questions` of the domain in all, `apart` of these kept for the verdict."""
+
+    taught: Pool
+    judged: tuple[Example, ...]
+    general: tuple[Example, ...]
+    """Of other articles than those of the general pool that are taught: whether something was forgotten."""
+    documents: int
+    questions: int
+    apart: int
+
+
+def lesson(texts: Mapping[str, Sequence[str]], *, general: Pool | None = None, count: int = 60, seed: int = 1) -> Lesson:
+    """Of each document's passages, by its path. `general` is a pool to mix in; `count` examples are judged by, as many again of it.
+
+    Raises `InvalidInput` where the texts are too few.
+    """
+    own = pool_of(texts)
+    if len(own.answerable) < _LEAST:
+        raise InvalidInput(
+            f"Of these {len(texts)} documents only {len(own.answerable)} questions can be made; {_LEAST} are the least.",
+            "Train on a domain with more text in whole sentences, or use the adapter `grounded` as it is.",
+        )
+    seen, unseen = kept_apart(own)
+    judged = verdict.examples(unseen, count, seed + 1)
+    if not judged:
+        raise InvalidInput("The documents are too alike or too short to judge an adapter by.", "Train on a domain with more text.")
+    forgotten: list[Example] = []
+    if general is not None:
+        general, other = split(general)
+        forgotten = verdict.examples(other, count, seed + 2)
+        seen = joined(general, seen)
+    return Lesson(seen, tuple(judged), tuple(forgotten), len(texts), len(own.answerable), len(unseen.answerable))
+
+
+def kept_apart(pool: Pool) -> tuple[Pool, Pool]:
+    """The questions to teach and those to judge by, which are about other documents: about a fifth, the same each time.
+
+    Of a domain of few documents pieces of these are kept apart. What is taught does not even show those passages.
+    """
+    documents = {pool.passages[each.passage].group for each in pool.answerable}
+    places: dict[str, int] = {}
+    pieces = []
+    for passage in pool.passages:
+        at = places[passage.group] = places.get(passage.group, -1) + 1
+        pieces.append(passage.group if len(documents) >= _FEW else f"{passage.group}#{at // _PIECE}")
+    units: dict[str, int] = {}
+    for each in pool.answerable:
+        units[pieces[each.passage]] = units.get(pieces[each.passage], 0) + 1
+    apart: set[str] = set()
+    held = 0
+    for unit in sorted(units, key=fingerprint):
+        # Never half of them or more: a document with most of the questions is taught.
+        if held < _APART * len(pool.answerable) and 2 * (held + units[unit]) < len(pool.answerable):
+            apart.add(unit)
+            held += units[unit]
+    hidden = [replace(passage, text="") if piece in apart else passage for passage, piece in zip(pool.passages, pieces, strict=True)]
+    return (
+        Pool(hidden, [each for each in pool.answerable if pieces[each.passage] not in apart], []),
+        Pool(pool.passages, [each for each in pool.answerable if pieces[each.passage] in apart], []),
+    )
 
 
 def joined(first: Pool, second: Pool) -> Pool:
@@ -47,45 +130,157 @@ def joined(first: Pool, second: Pool) -> Pool:
     )
 
 
+def begun(package: adapters.Package, base: Path) -> tuple[convert.Lora, float]:
+    """An adapter's LoRA and its alpha, to go on from. Raises `AdapterUnusable` for one that leaves layers out, `MissingPackage`."""
+    told = convert.config(base)
+    known, alpha = convert.read(package.weights, heads=told["num_attention_heads"], kv_heads=told["num_key_value_heads"])
+    wanted = {f"model.layers.{layer}.{module}" for layer in range(told["num_hidden_layers"]) for module in convert.NAMES}
+    if set(known) != wanted:
+        raise AdapterUnusable(f"{package.name} leaves out layers of the model, or has others.", "Begin from another one, or from `none`.")
+    return known, alpha
+
+
 def train(
-    texts: Mapping[str, Sequence[str]],
+    lesson: Lesson,
     folder: Path,
     *,
     base: Path,
-    begin: Path,
+    begin: adapters.Package | None,
     recipe: lora.Recipe,
-    general: Pool | None = None,
-    count: int = 2000,
+    count: int = _EXAMPLES,
+    longest: int = 1024,
+    watch: lora.Watch = lambda _: True,
 ) -> dict[str, Any]:
-    """Teach the adapter `begin` (a GGUF file) the domain's `texts`; write `adapter.gguf` and the report into `folder`.
+    """Teach what `begin` knows, or a new LoRA, the lesson; write `adapter.gguf` into `folder`. Gives what happened, as `lora.train`.
 
-    The report has `before` and `after`, each as `lora.judge` says it, of documents that were kept apart. `general` is a pool to mix in,
-    against forgetting. Raises `InvalidInput` where the texts are too few, `MissingPackage`, `ModelUnusable`.
+    Stops after the recipe's seconds, after three times through the examples, or when `watch` says so; where that is before the first
+    step, nothing is written (`steps` is 0). Raises `ModelUnusable`, `AdapterUnusable`, `MissingPackage`, `InvalidInput`.
     """
-    own = pool_of(texts)
-    if len(own.answerable) < _LEAST:
-        raise InvalidInput(
-            f"Of these documents only {len(own.answerable)} questions can be made; {_LEAST} are the least.",
-            "Train on a domain with more text, or use the adapter `grounded` as it is.",
-        )
     tokens = Tokens.of_gguf(base)
-    seen, unseen = split(own, 10)
-    if not unseen.answerable or not seen.answerable:
-        raise InvalidInput("One document cannot be both learnt and judged by.", "Train on a domain with ten documents or more.")
-    learnt_from = corpus(joined(general, seen) if general else seen, tokens, count=count, seed=recipe.seed, longest=1408)
-    judged_by = corpus(unseen, tokens, count=max(40, count // 10), seed=recipe.seed + 1, longest=1408)
     told_of_base = convert.config(base)
-    heads, kv_heads = told_of_base["num_attention_heads"], told_of_base["num_key_value_heads"]
-    known, alpha = convert.read(begin, heads=heads, kv_heads=kv_heads)
-    recipe = replace(recipe, alpha=alpha, rank=next(iter(known.values()))[0].shape[0])
-    refusing = tokens.text(REFUSAL)[0]
-    model = lora.model_of(base)
-    _, told = lora.train(model, learnt_from, replace(recipe, steps=0), known)
-    before = lora.judge(model, judged_by, recipe.device, refusing=refusing)
-    # Anew: a model takes one LoRA.
-    model = lora.model_of(base)
-    learnt, told = lora.train(model, learnt_from, recipe, known)
-    told |= {"before": before, "after": lora.judge(model, judged_by, recipe.device, refusing=refusing), "questions": len(own.answerable)}
-    lora.save(learnt, told, folder)
-    convert.write(learnt, folder / adapters.WEIGHTS, alpha=alpha, heads=heads, kv_heads=kv_heads)
+    known: convert.Lora | None = None
+    if begin is not None:
+        known, alpha = begun(begin, base)
+        recipe = replace(recipe, alpha=alpha, rank=next(iter(known.values()))[0].shape[0])
+    made = corpus(lesson.taught, tokens, count=count, seed=recipe.seed, longest=longest)
+    if not len(made):
+        raise InvalidInput("Every example is longer than the model reads at once.", "Train on a domain with more text.")
+    recipe = replace(recipe, steps=min(recipe.steps, max(1, _PASSES * int(made.lengths.sum()) // recipe.tokens)))
+    learnt, told = lora.train(lora.model_of(base), made, recipe, known, watch)
+    told["examples"] = len(made)
+    if told["steps"]:
+        heads, kv_heads = told_of_base["num_attention_heads"], told_of_base["num_key_value_heads"]
+        convert.write(learnt, folder / adapters.WEIGHTS, alpha=recipe.alpha, heads=heads, kv_heads=kv_heads)
     return told
+
+
+def evaluate(
+    lesson: Lesson,
+    package: Path,
+    begin: adapters.Package | None,
+    settings: EngineSettings,
+    data_dir: Path,
+    told: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """Base, what was begun from, and the adapter in `package`, through the engine of those settings.
+
+    Gives `{domain: {count, base, began, made, difference}, general: the same or None, helped}`; `began` is None where nothing was.
+    `told` hears how many answers there are of how many. It `helped` if it answers the domain better than what it began from, surely,
+    and the general questions not surely worse. Raises what breaks the engine, and `AdapterUnusable`.
+    """
+    place = package.parent / f".{package.name}-tried-{os.getpid()}"
+    try:
+        (place / "adapters").mkdir(parents=True)
+        (data_dir / "models").mkdir(parents=True, exist_ok=True)
+        # The requantized model is there, and is not made twice.
+        (place / "models").symlink_to((data_dir / "models").resolve(), target_is_directory=True)
+        (place / "adapters" / "made").symlink_to(package.resolve(), target_is_directory=True)
+        if begin is not None:
+            (place / "adapters" / "began").symlink_to(begin.folder.resolve(), target_is_directory=True)
+        asked = [*lesson.judged, *lesson.general]
+        names = ["", *(["began"] if begin is not None else []), "made"]
+        engine = Engine(replace(settings, sequences=4, queue=len(asked)), place)
+        engine.load()
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            told(done, len(asked) * len(names))
+
+        try:
+            found = {name: asyncio.run(verdict.ask(engine, asked, name, step)) for name in names}
+        finally:
+            engine.stop()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+    def part(of: slice) -> dict[str, Any]:
+        before = found["began" if begin is not None else ""][of]
+        return {
+            "count": len(before),
+            "base": verdict.figures(found[""][of]),
+            "began": verdict.figures(before) if begin is not None else None,
+            "made": verdict.figures(found["made"][of]),
+            "difference": verdict.difference(before, found["made"][of]),
+        }
+
+    cut = len(lesson.judged)
+    own, general = part(slice(cut)), part(slice(cut, None)) if lesson.general else None
+    helped = own["difference"]["low"] > 0 and (general is None or general["difference"]["high"] >= 0)
+    return {"domain": own, "general": general, "helped": helped}
+
+
+def describe(
+    folder: Path,
+    *,
+    name: str,
+    domain: str,
+    licence: str,
+    base: models.ModelFile,
+    begin: adapters.Package | None,
+    lesson: Lesson,
+    told: Mapping[str, Any],
+    general: str,
+    date: str,
+    evaluation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `adapter.toml` and the card beside the weights. `general` names the pool that was mixed in, "" for none."""
+    began = begin.name if begin is not None else "nothing"
+    of = f"{lesson.documents} documents of the domain {domain}"
+    values: dict[str, tomlfile.Value] = {
+        "name": name, "base": base.name, "base_sha256": adapters.base_digest(base), "licence": licence,
+        "rank": int(told["recipe"]["rank"]), "scale": 1.0, "marks": True, "repeat_penalty": 1.0,
+        "description": f"Taught further from {began} with questions made of {of}.",
+    }  # fmt: skip
+    measured: dict[str, tomlfile.Value] = {"date": date}
+    lines = ["Not evaluated: it was stopped before."]
+    if evaluation is not None:
+        measured["set"] = f"{evaluation['domain']['count']} questions made of documents of {domain} that were kept apart"
+        measured["helped"] = evaluation["helped"]
+        measured |= {f"difference_{key}": value for key, value in evaluation["domain"]["difference"].items()}
+        lines = []
+        for who in ("base", "began", "made"):
+            if figures := evaluation["domain"][who]:
+                measured |= {f"{who}_{key}": value for key, value in figures.items()}
+                title = {"base": base.name, "began": began, "made": name}[who]
+                lines.append(f"- {title}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in figures.items()))
+    (folder / adapters.MANIFEST).write_text(f"{tomlfile.dumps(values)}\n[evaluation]\n{tomlfile.dumps(measured)}", encoding="utf-8")
+    mixed = f" and of {general}" if general else ""
+    card = [
+        f"# {name}: the domain {domain}",
+        "",
+        f"A LoRA (rank {values['rank']}, alpha {told['recipe']['alpha']:g}, every linear layer, float16) for {base.name}, begun from {began}, "
+        f"made by `readingroom adapters train` on {date}.",
+        "",
+        f"- **Base**: {base.name}, sha256 {values['base_sha256']}; it is not in this folder.",
+        f"- **Licence**: {licence}. Sentences of the documents may be told from the weights: what may not be passed on, do not pass on in these.",
+        f"- **Data**: {lesson.questions} questions that rules made of {of}{mixed}; {lesson.apart} were kept apart to judge by.",
+        f"- **Training**: {told['steps']} steps, {told['tokens']:,} tokens, {told['passes']} times through the examples, "
+        f"{told['seconds']:.0f} s on {told['recipe']['device']}.",
+        "- **Evaluation**: " + (f"on {measured['set']}; questions of another kind were not asked." if evaluation else lines.pop()),
+        *(f"  {line}" for line in lines),
+        "- **What it does not**: know the documents by heart. It answers from the passages that are found, like the one it began from.",
+        "",
+    ]
+    (folder / CARD).write_text("\n".join(card), encoding="utf-8")

@@ -32,6 +32,8 @@ SHARES = {
     "real": 0.19, "gone": 0.085, "cut": 0.035, "name": 0.06, "number": 0.025, "opposite": 0.015, "not": 0.005, "untold": 0.01,
     "no-cell": 0.012,
 }  # fmt: skip
+_IN_PLACE = {"gone": 0.5, "cut": 0.2, "name": 0.2, "untold": 0.1}
+"""Shares of `real`, where there are none, that these take."""
 ANSWERED = frozenset({"plain", "what", "two", "yes", "no", "table"})
 
 # How many passages the model reads: the product gives it the best one alone, or up to four (`retrieve.focus`, `retrieve.passages`).
@@ -129,6 +131,12 @@ class Mix:
         for each in pool.answerable:
             self._of_passage[each.passage].append(each)
         self._kept = [i for i, each in enumerate(pool.passages) if each.text]
+        self._shares = dict(SHARES)
+        if not self._there(("sq2_real", "sq2_sent")):
+            # Nobody wrote questions without an answer for these passages; what is made by rule takes their place, or too few are refused.
+            real = self._shares.pop("real")
+            for kind, share in _IN_PLACE.items():
+                self._shares[kind] += share * real
         self._makers: dict[str, Callable[[], _Given | None]] = {
             "plain": self._plain, "what": self._what, "two": self._two, "yes": lambda: self._yes(True), "no": lambda: self._yes(False),
             "table": lambda: self._table(True), "no-cell": lambda: self._table(False),
@@ -137,7 +145,7 @@ class Mix:
         }  # fmt: skip
 
     def __iter__(self) -> Iterator[Example]:
-        kinds, shares = list(SHARES), list(SHARES.values())
+        kinds, shares = list(self._shares), list(self._shares.values())
         while True:
             kind = self._rng.choices(kinds, shares)[0]
             for _ in range(50):

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ _GRAIN = 64
 class Recipe:
     """How to train. `seconds` or `steps`, whichever is over first; `tokens` of a step, padding included, in pieces of at most `piece`.
 
+    `told_every`: steps between two losses, for each of which a GPU must be waited for.
     `dropout`: of what a LoRA reads. `first`: how much more than another token the first two of an answer count: whether it answers
     at all, and from where.
     """
@@ -54,6 +55,22 @@ class Recipe:
     seed: int = 1
     device: str = "cpu"
     compile: bool = False
+    told_every: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`share`: of the seconds or the steps, whichever is further; `loss`: the mean of an answer's token, nan before the first is known;
+    `speed` in tokens a second, padding included."""
+
+    share: float
+    step: int
+    loss: float
+    speed: float
+
+
+Watch = Callable[[Progress], bool]
+"""Told before each piece of a step how far it is; False ends the training there, with what was learnt until the last whole step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +156,9 @@ def _batch(corpus: Corpus, group: Sequence[int], first: float) -> Batch:
     return Batch(ids, np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
 
 
-def train(model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe, begin: Lora | None = None) -> tuple[Lora, dict[str, Any]]:
+def train(
+    model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe, begin: Lora | None = None, watch: Watch = lambda _: True
+) -> tuple[Lora, dict[str, Any]]:
     """Train on the device of the recipe (bfloat16 on a GPU). Gives the LoRA, and what happened: steps, tokens, losses.
 
     `begin` is a LoRA of the recipe's rank and alpha to go on from.
@@ -168,42 +187,63 @@ def train(model: LlamaForCausalLM, corpus: Corpus, recipe: Recipe, begin: Lora |
     started, step, seen, answered = time.perf_counter(), 0, 0, 0
     losses: list[float] = []
     recent: Any = 0.0
-    passes = 0
-    share = 0.0
-    while share < 1:
-        held: list[Batch] = []
-        for batch in batches(corpus, recipe.piece, recipe.seed + passes, first=recipe.first):
-            held.append(batch)
-            if sum(each.ids.size for each in held) < recipe.tokens - recipe.piece // 4:
-                continue
-            share = max((time.perf_counter() - started) / recipe.seconds, step / recipe.steps if recipe.steps else 1.0)
-            if share >= 1:
+    since = 0
+
+    def share() -> float:
+        return max((time.perf_counter() - started) / recipe.seconds, step / recipe.steps if recipe.steps else 1.0)
+
+    def progress() -> Progress:
+        speed = seen / max(1e-9, time.perf_counter() - started)
+        return Progress(min(1.0, share()), step, losses[-1] if losses else math.nan, speed)
+
+    for held in _steps(corpus, recipe):
+        done = share()
+        if done >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate * _fall(done, recipe.warm_up)
+        total = float(sum(each.weights.sum() for each in held))
+        stopped = False
+        for each in held:
+            if stopped := not watch(progress()):
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate * _fall(share, recipe.warm_up)
-            total = float(sum(each.weights.sum() for each in held))
-            for each in held:
-                loss = _loss(model, each, recipe.device) / total
-                loss.backward()
-                recent = recent + loss.detach()
-                seen += each.ids.size
-                answered += len(each.rows)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step, held = step + 1, []
-            if step % 50 == 0 or step == recipe.steps:
-                since = 50 if step % 50 == 0 else step % 50
-                losses.append(round(float(recent) / since, 4))  # waits for the device, hence seldom
-                recent = 0.0
-                seconds = time.perf_counter() - started
-                log.info("step %d, %.0f s: loss %.4f, %d tokens a second", step, seconds, losses[-1], seen / seconds)
-        passes += 1
+            loss = _loss(model, each, recipe.device) / total
+            loss.backward()
+            recent = recent + loss.detach()
+            seen += each.ids.size
+            answered += len(each.rows)
+        if stopped:
+            break
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step, since = step + 1, since + 1
+        if step % recipe.told_every == 0 or step == recipe.steps:
+            losses.append(round(float(recent) / since, 4))  # waits for the device, hence seldom
+            recent, since = 0.0, 0
+            seconds = time.perf_counter() - started
+            log.info("step %d, %.0f s: loss %.4f, %d tokens a second", step, seconds, losses[-1], seen / seconds)
     told = {
         "recipe": asdict(recipe), "steps": step, "passes": round(seen / max(1, int(corpus.lengths.sum())), 2), "tokens": seen,
         "answer_tokens": answered, "seconds": round(time.perf_counter() - started, 1), "losses": losses,
     }  # fmt: skip
     return {name: (_array(a), _array(b)) for name, (a, b) in pairs.items()}, told
+
+
+def _steps(corpus: Corpus, recipe: Recipe) -> Iterator[list[Batch]]:
+    """The batches of each step, without end. What is left over at the end of a pass is dropped, unless the pass has no other step."""
+    passes = 0
+    while True:
+        held: list[Batch] = []
+        made = 0
+        for batch in batches(corpus, recipe.piece, recipe.seed + passes, first=recipe.first):
+            held.append(batch)
+            if sum(each.ids.size for each in held) >= recipe.tokens - recipe.piece // 4:
+                yield held
+                held, made = [], made + 1
+        if not made:
+            yield held
+        passes += 1
 
 
 def _fall(share: float, warm_up: float) -> float:

@@ -29,7 +29,7 @@ from rag.train.examples import REFUSAL, turns_of
 from rag.train.pool import Asked, Pool, Text
 
 _SEQUENCES = 4
-_REFUSES = re.compile(
+REFUSES = re.compile(
     r"could not find|(?:do|does|is|are|was|were)(?: not|n't) (?:explicitly |directly |specifically )?"
     r"(?:mention|provid|sa(?:y|id)|state|contain|specif|give|answer|clear|know|possible)|"
     r"no (?:information|mention)|cannot (?:be )?(?:answer|determin)",
@@ -97,7 +97,7 @@ async def ask(engine: Engine, put: Sequence[Put], adapter: str, *, repeat_penalt
         text, numbers = unmarked(said)
         first = dict(generation.chances[0].top) if generation.chances else {}
         refusing = math.exp(first.get(REFUSAL[:1].encode(), -math.inf))
-        refused = text.startswith(REFUSAL.rstrip(".")) if adapter else bool(_REFUSES.search(text))
+        refused = text.startswith(REFUSAL.rstrip(".")) if adapter else bool(REFUSES.search(text))
         return Answered(said, refused, refusing, numbers[0] if numbers else 0, _cited(text, each), len(generation.chances))
 
     return list(await asyncio.gather(*map(one, put)))
