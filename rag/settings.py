@@ -191,7 +191,7 @@ class Settings:
     retrieve: Retrieve = field(default_factory=Retrieve)
     engine: Engine = field(default_factory=Engine)
     limits: Limits = field(default_factory=Limits)
-    plans: Mapping[str, Limits] = field(default_factory=lambda: PLANS)
+    plans: Mapping[str, Limits] = field(default_factory=lambda: dict(PLANS))
     """The plans that keys may have, by name."""
 
 
@@ -244,7 +244,7 @@ def _build(values: Mapping[str, Any]) -> Settings:
         (sections.setdefault(section, {}) if section else top)[name] = typed
     plans = {name.removeprefix("plans."): Limits(**fields) for name, fields in sections.items() if name.startswith("plans.")}
     built = {name: hints[name](**fields) for name, fields in sections.items() if not name.startswith("plans.")}
-    settings = Settings(**top, **built, plans=MappingProxyType({**PLANS, **plans}))
+    settings = Settings(**top, **built, plans={**PLANS, **plans})
     _check(settings)
     return settings
 
@@ -332,7 +332,7 @@ def _check(settings: Settings) -> None:
             ipaddress.ip_network(network, strict=False)
         except ValueError:
             raise InvalidSettings(
-                f"Setting 'server.trusted_proxies' has {network!r}, which is no address or network.", "Write such as 10.0.0.2 or 10.0.0.0/8."
+                f"Setting 'server.trusted_proxies' has {network!r}, which is no address or network.", "Write 10.0.0.2 or 10.0.0.0/8."
             ) from None
     for key, (low, high) in _RANGES.items():
         section, name = key.split(".")
