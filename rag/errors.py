@@ -2,8 +2,10 @@
 
     ReadingRoomError
     ├── InvalidInput (422)          what was asked for cannot be meant: InvalidQuestion, InvalidFilter (400), InvalidSettings
-    ├── NotFound (404)              UnknownDomain, UnknownDocument, UnknownModel, UnknownAdapter
-    ├── Refused (403)               OutsideCorpora, UnsafeBinding
+    ├── NotFound (404)              UnknownDomain, UnknownDocument, UnknownModel, UnknownAdapter,
+    │                               UnknownConversation, UnknownKey
+    ├── Refused (403)               OutsideCorpora, UnsafeBinding, Forbidden
+    ├── OverQuota (429)             a limit of the key or of the client's address is reached
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
     └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), PullFailed (502), StoreBroken,
@@ -87,6 +89,18 @@ class UnknownAdapter(NotFound):
     code, title = "unknown_adapter", "Unknown adapter"
 
 
+class UnknownConversation(NotFound):
+    """No conversation of that id, or not one of whoever asks."""
+
+    code, title = "unknown_conversation", "Unknown conversation"
+
+
+class UnknownKey(NotFound):
+    """No key of that id or name."""
+
+    code, title = "unknown_key", "Unknown key"
+
+
 class Refused(ReadingRoomError):
     """Understood, and not done for safety's sake."""
 
@@ -103,6 +117,23 @@ class UnsafeBinding(Refused):
     """Listening beyond this machine without a key."""
 
     code, title = "unsafe_binding", "Refusing to listen without a key"
+
+
+class Forbidden(Refused):
+    """The key is good, and does not allow this."""
+
+    code, title = "forbidden", "Not allowed"
+
+
+class OverQuota(ReadingRoomError):
+    """A limit is reached: `limit` is its number, `policy` its name in the `RateLimit` headers, `retry_after` seconds until it lets in."""
+
+    code, status, title = "over_quota", 429, "Over quota"
+
+    def __init__(self, message: str, remedy: str, limit: int, policy: str, retry_after: int) -> None:
+        super().__init__(message, remedy, limit)
+        self.policy = policy
+        self.retry_after = retry_after
 
 
 class Busy(ReadingRoomError):

@@ -13,7 +13,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
-from rag.errors import Busy, ReadingRoomError
+from rag.errors import Busy, OverQuota, ReadingRoomError
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ class OpenAIError(msgspec.Struct):
 
 
 # Our codes that OpenAI's clients know by another name.
-_OPENAI_CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key"}
+_OPENAI_CODES = {"unknown_model": "model_not_found", "unauthorized": "invalid_api_key", "over_quota": "rate_limit_exceeded"}
 _OPENAI_PARAMS = {"unknown_model": "model", "unknown_adapter": "adapter"}
 
 
 def openai_error(problem: Problem, param: str | None = None) -> dict[str, OpenAIError]:
     """A problem in OpenAI's shape. The remedy goes into the message, which is all that its clients show."""
-    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    kind = "server_error" if problem.status >= 500 else "rate_limit_error" if problem.status == 429 else "invalid_request_error"
     code = _OPENAI_CODES.get(problem.code, problem.code)
     return {"error": OpenAIError(f"{problem.detail} {problem.remedy}", kind, _OPENAI_PARAMS.get(problem.code, param), code)}
 
@@ -113,7 +113,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     problem = problem_of(error)
     if problem.status >= 500 and not isinstance(error, ReadingRoomError):
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy | OverQuota) else {}
     if isinstance(error, HTTPException) and error.headers:
         headers.update(error.headers)
     status, body, media_type = answered(problem, request.scope["path"], param_of(error))
