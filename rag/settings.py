@@ -177,11 +177,21 @@ cost. 500,000 tokens are some 500 answers of the default size. A plan of that na
 
 
 @dataclass(frozen=True, slots=True)
+class Conversations:
+    """`[conversations]`: whether questions and answers are kept."""
+
+    keep: bool = True
+    """Keep conversations in `data_dir/conversations.db`; false: nothing is written, a conversation lasts as long as its page."""
+    expire_days: int = 0
+    """Delete a conversation so many days after its last question; 0 is never."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, with the two folders that the rest is relative to."""
 
     data_dir: Path = Path(".readingroom")
-    """State: `store/`, `ledger.db`, `models/`. Safe to delete: it is rebuilt from `corpora`."""
+    """State: `store/`, `ledger.db`, `models/` are rebuilt from `corpora` when they are deleted; `conversations.db` is not."""
     corpora: Path = Path("corpora")
     """The watched folder; each sub-folder is a domain."""
     server: Server = field(default_factory=Server)
@@ -190,6 +200,7 @@ class Settings:
     store: Store = field(default_factory=Store)
     retrieve: Retrieve = field(default_factory=Retrieve)
     engine: Engine = field(default_factory=Engine)
+    conversations: Conversations = field(default_factory=Conversations)
     limits: Limits = field(default_factory=Limits)
     plans: Mapping[str, Limits] = field(default_factory=lambda: dict(PLANS))
     """The plans that keys may have, by name."""
@@ -315,6 +326,7 @@ _RANGES = {
     "engine.deadline_s": (1, 86_400),
     "engine.memory_mb": (0, 10_000_000),
     "engine.timeout_s": (1, 86_400),
+    "conversations.expire_days": (0, 36_500),
     "limits.requests_per_minute": (0, 1_000_000),
     "limits.streams": (0, 10_000),
     "limits.tokens_per_day": (0, 1_000_000_000_000),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import mimetypes
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from rag.answer import Library
+from rag.conversations import Conversations
 from rag.domains import Domain, read_domains
 from rag.embed import Embedder
 from rag.engine import Engine
@@ -82,6 +84,7 @@ class ReadingRoom:
         self.broadcast = Broadcast()
         self.engines = Engines(settings.engine, settings.data_dir)
         self.ledger: Ledger | None = None
+        self._conversations: Conversations | None = None
         self.embedder: Embedder | None = None
         self.store: EdgeStore | None = None
         self.pipeline: Pipeline | None = None
@@ -112,13 +115,21 @@ class ReadingRoom:
         self.lock.acquire()
         try:
             self.ledger = Ledger(self.settings.data_dir / "ledger.db")
+            self._conversations = self._open_conversations(self.ledger)
         except BaseException:
+            if self.ledger is not None:
+                self.ledger.close()
             self.lock.release()
             raise
         if index:
             self._launch("index", lambda: self._load_index(watch))
         if engine:
             self._launch("model", self._load_engine)
+
+    def _open_conversations(self, ledger: Ledger) -> Conversations:
+        kept = self.settings.conversations
+        path = self.settings.data_dir / "conversations.db" if kept.keep else None
+        return Conversations(path, expire_days=kept.expire_days, exists=lambda id: ledger.document(id) is not None)
 
     def _launch(self, name: str, load: Callable[[], None]) -> None:
         thread = threading.Thread(target=load, name=f"load-{name}", daemon=True)
@@ -160,6 +171,13 @@ class ReadingRoom:
         self.activity.clear()
         if self.store is not None:
             self.store.optimize_if_due()
+        if self.settings.corpora.is_dir():  # without it nothing is known to be gone
+            try:
+                self.conversations.forget_missing()
+                self.conversations.expire()
+                self.conversations.forget_due()
+            except sqlite3.Error:
+                log.exception("conversations could not be tidied up; it is tried again")
         _give_memory_back()
 
     def _load_engine(self) -> None:
@@ -177,6 +195,8 @@ class ReadingRoom:
     def _progress(self, change: Document | Removed) -> None:
         """A document changed its status or is gone. On the ingester's threads."""
         status = change.status if isinstance(change, Document) else "removed"
+        if status in ("indexed", "removed"):
+            self._tell_conversations(change.id, status)
         seconds = self.activity.note(change.id, change.path, status)
         if isinstance(change, Document):
             self.broadcast.publish("document", change, key=change.id)
@@ -195,6 +215,16 @@ class ReadingRoom:
         for listener in self.on_progress:
             listener(change)
 
+    def _tell_conversations(self, document: str, status: str) -> None:
+        """What conversations quote of a document goes with it, and moves with its text."""
+        try:
+            if status == "removed":
+                self.conversations.forget_document(document)
+            else:
+                self.conversations.document_changed(document, self.documents.text)
+        except sqlite3.Error:
+            log.exception("conversations still quote a document that has changed; it is tried again when the folder is quiet")
+
     def stop(self) -> None:
         """Stop in the order of dependence; returns when nothing runs any more."""
         self._stopping.set()
@@ -208,6 +238,8 @@ class ReadingRoom:
         self._executor.shutdown(cancel_futures=True)
         if self.store is not None:
             self.store.close()
+        if self._conversations is not None:
+            self._conversations.close()
         if self.ledger is not None:
             self.ledger.close()
             self.lock.release()
@@ -290,6 +322,13 @@ class ReadingRoom:
         if self.ledger is None:
             raise NotReady("The service is not started.", "Start it.")
         return self.ledger
+
+    @property
+    def conversations(self) -> Conversations:
+        """What people asked and were answered."""
+        if self._conversations is None:
+            raise NotReady("The service is not started.", "Start it.")
+        return self._conversations
 
     @property
     def _ingest(self) -> Ingester:
