@@ -53,6 +53,8 @@ class Question:
     model: str | None = None
     adapter: str | None = None
     history: tuple[Turn, ...] = ()
+    rules: str = ""
+    """In place of the domain's `prompt` and the usual rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             strong(passages, settings.retrieve.focus),
             render=engine.render,
             budget=engine.context_tokens - max_tokens,
-            rules=(domain.prompt if domain else "") or engine.prompt_of(adapter),
+            rules=question.rules or (domain.prompt if domain else "") or engine.prompt_of(adapter),
             history=question.history,
         )
         # Submitted before the first event, so that a full queue is an error of the call and not of its stream.

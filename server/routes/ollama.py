@@ -1,7 +1,7 @@
 """Ollama's dialect: the calls `chat`, `generate` and `embed`.
 
 `readingroom` and `readingroom/<domain>` answer from the documents; any other name is a language model, or an assistant that
-was made on top of one or of the documents: `find`. What models there are, and making and deleting assistants, is in
+was made on top of one or of the documents: `assistants.py`. What models there are, and making and deleting assistants, is in
 `ollama_models.py`; shapes and translators are in `ollama_wire.py`, what the dialects share in `dialect.py`. Streams are NDJSON, and
 on unless `stream` is false.
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,14 +21,13 @@ from litestar.response import Stream
 
 from rag import answer as path_of_a_question
 from rag import modelfile
-from rag.answer import Question
 from rag.engine import Engine
 from rag.errors import UnknownModel
 from rag.generation import Generation
-from rag.modelfile import Assistants, Modelfile, Value
 from rag.records import Turn
 from server.app import ReadingRoom
-from server.routes import dialect
+from server.routes import assistants, dialect
+from server.routes.assistants import Target
 from server.routes.dialect import ROOM, Documents, End, Said, wrong
 from server.routes.ollama_catalogue import unknown
 from server.routes.ollama_wire import (
@@ -70,62 +68,14 @@ Parts = AsyncGenerator[Said | End, None]
 AnyReply = ChatReply | GenerateReply
 
 
-_NO_FILE = Modelfile("")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a name stands for: the documents or a model, and the Modelfile where it is an assistant's."""
-
-    means: Documents | Engine
-    file: Modelfile = _NO_FILE
-
-    def parameters(self, options: Mapping[str, object] | None) -> dict[str, Value]:
-        """The assistant's, and on top of them the call's."""
-        return {**self.file.parameters, **modelfile.checked_parameters(options or {}, strict=False)}
-
-    def opened(self, turns: Sequence[Turn], system: str | None = None) -> tuple[Turn, ...]:
-        """The turns after those that the assistant begins with. Its SYSTEM gives way to one of the call."""
-        if turns and turns[0].role == "system":
-            system, turns = turns[0].content, turns[1:]
-        rules = system or self.file.system
-        return (*((Turn("system", rules),) if rules else ()), *self.file.messages, *turns)
-
-
 async def find(name: str, room: ReadingRoom) -> Target:
-    """What a name stands for, loaded. Raises `UnknownModel` in Ollama's words, and what loading raises."""
+    """As `assistants.find`. Raises `UnknownModel` in the words that Ollama's clients look for."""
     if not name.strip():
         raise wrong("model", "is required.")
-    assistant = await asyncio.to_thread(Assistants(room.settings.data_dir).find, name)
-    base = assistant.modelfile.base if assistant else modelfile.bare_name(name)
     try:
-        means = await dialect.resolve(base, room)
+        return await assistants.find(name, room)
     except UnknownModel as error:
-        if assistant is not None:
-            raise UnknownModel(
-                f"model '{base}' not found, which '{name}' is made from.", "Get it back, or delete the assistant."
-            ) from error
-        raise unknown(name) from error
-    return Target(means, assistant.modelfile) if assistant else Target(means)
-
-
-def question_of(turns: Sequence[Turn], target: Target, parameters: Mapping[str, Value]) -> Question:
-    """The question that a conversation with the documents ends in, with an assistant's SYSTEM and MESSAGEs before the history.
-
-    The sampling of answers from documents is the room's, but for `temperature`, `seed` and `num_predict`.
-    """
-    assert isinstance(target.means, Documents)
-    text, history = dialect.question_of(turns)
-    sampling = sampling_of(parameters)
-    return Question(
-        text,
-        target.means.domain,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        seed=sampling.seed,
-        adapter=target.file.adapter or None,
-        history=target.opened(history),
-    )
+        raise error if error.message.startswith("model ") else unknown(name) from error
 
 
 class OllamaController(Controller):
@@ -184,7 +134,7 @@ async def _answered(
     if isinstance(target.means, Documents):
         if isinstance(body, ChatBody):  # what a tool returned is no question
             turns = turns_of([message for message in body.messages or () if message.role != "tool"])
-        question = question_of(turns, target, target.parameters(body.options))
+        question = target.question(turns, sampling_of(target.parameters(body.options)))
         parts = dialect.from_documents(path_of_a_question.answer(question, room.library))
     else:
         parts = await _bare(body, turns, target.means, target, room, submitted)

@@ -28,11 +28,13 @@ from rag import grammar
 from rag.answer import Question, answer
 from rag.errors import ReadingRoomError, UnknownModel
 from rag.generation import TokenChances
+from rag.modelfile import Assistants
 from rag.records import Turn
 from rag.records import Usage as TokensUsed
 from server.app import ReadingRoom
 from server.errors import openai_error, problem_of
 from server.routes import openai_wire as wire
+from server.routes.assistants import Target, find
 from server.routes.dialect import (
     ROOM,
     Documents,
@@ -44,8 +46,6 @@ from server.routes.dialect import (
     from_model,
     generate,
     names,
-    question_of,
-    resolve,
     seed_of,
     wrong,
 )
@@ -229,7 +229,7 @@ def _moved(schema: Any, n: int) -> Any:
     return moved
 
 
-def question_for(body: wire.ChatBody | wire.CompletionBody, turns: Sequence[Turn], domain: str | None) -> Question:
+def question_for(body: wire.ChatBody | wire.CompletionBody, turns: Sequence[Turn], target: Target) -> Question:
     """The question to the documents. Raises a validation error for what an answer from documents cannot have."""
     sampling = sampling_of(body)
     if sampling.stop:
@@ -240,16 +240,7 @@ def question_for(body: wire.ChatBody | wire.CompletionBody, turns: Sequence[Turn
                 raise wrong(
                     field, f"is not for {body.model!r}, which answers from documents in prose. Leave it out, or name a language model."
                 )
-    text, history = question_of(turns)
-    return Question(
-        text,
-        domain,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        seed=sampling.seed,
-        adapter=body.adapter,
-        history=history,
-    )
+    return target.question(turns, target.sampling(sampling), body.adapter)
 
 
 # To the wire.
@@ -441,14 +432,15 @@ class OpenAIController(Controller):
 
     @get("/models", summary="The models")
     async def models(self, room: ReadingRoom) -> wire.ModelList:
-        """`readingroom` and `readingroom/<domain>` answer from the documents; the others are language models, spoken to bare."""
-        return wire.ModelList([wire.Model(name) for name in await names(room)])
+        """`readingroom` and `readingroom/<domain>` answer from the documents; the others are language models, spoken to bare, and
+        assistants that were made with `POST /api/create`."""
+        return wire.ModelList([wire.Model(name) for name in await _all_names(room)])
 
     @get("/models/{model_id:path}", summary="One model")
     async def model(self, room: ReadingRoom, model_id: Path) -> wire.Model:
         """404 if there is none of that name."""
         name = model_id.as_posix().lstrip("/")
-        known = await names(room)
+        known = await _all_names(room)
         if name not in known:
             raise UnknownModel(f"There is no model {name!r}.", f"Choose one of: {', '.join(known)}.")
         return wire.Model(name)
@@ -460,23 +452,25 @@ class OpenAIController(Controller):
         Citations are in `message.annotations`, in a stream in the chunk before the last; whether it is a refusal, and the
         passages, in `readingroom`.
         """
-        model = await resolve(data.model, room)
+        target = await find(data.model, room)
+        model = target.means
         if isinstance(model, Documents):
             # What a tool returned is no question.
             turns = turns_of([message for message in data.messages if message.role != "tool"])
-            name, events = data.model, from_documents(answer(question_for(data, turns, model.domain), room.library))
+            name, events = data.model, from_documents(answer(question_for(data, turns, target), room.library))
         else:
             tools = tools_of(data)
             submit = partial(
                 generate,
                 model,
-                turns_of(data.messages),
-                sampling_of(data),
+                target.opened(turns_of(data.messages)),
+                target.sampling(sampling_of(data)),
                 room.settings.engine,
                 tools=tools,
-                adapter=await adapter_of(model, data.adapter),
+                adapter=await adapter_of(model, data.adapter or target.file.adapter or None),
             )
-            name, events = model.model, from_model(submit, room.metrics, ToolCalls(at_once=must_call(data)) if tools else None)
+            calls = ToolCalls(at_once=must_call(data)) if tools else None
+            name, events = _named(data.model, target), from_model(submit, room.metrics, calls)
         head = Head.new("chatcmpl", name)
         if not data.stream:
             return Response(await unless_left(request, whole(events, head)))
@@ -490,13 +484,15 @@ class OpenAIController(Controller):
     ) -> Stream | Response[wire.Completion]:
         """The prompt is read as a message of the user. Use chat completions where you can."""
         turns = (Turn("user", prompt_of(data)),)
-        model = await resolve(data.model, room)
+        target = await find(data.model, room)
+        model = target.means
         if isinstance(model, Documents):
-            name, events = data.model, from_documents(answer(question_for(data, turns, model.domain), room.library))
+            name, events = data.model, from_documents(answer(question_for(data, turns, target), room.library))
         else:
-            adapter = await adapter_of(model, data.adapter)
-            submit = partial(generate, model, turns, sampling_of(data), room.settings.engine, adapter=adapter)
-            name, events = model.model, from_model(submit, room.metrics)
+            adapter = await adapter_of(model, data.adapter or target.file.adapter or None)
+            sampling = target.sampling(sampling_of(data))
+            submit = partial(generate, model, target.opened(turns), sampling, room.settings.engine, adapter=adapter)
+            name, events = _named(data.model, target), from_model(submit, room.metrics)
         head = Head.new("cmpl", name)
         if not data.stream:
             return Response(await unless_left(request, whole_text(events, head)))
@@ -507,6 +503,17 @@ class OpenAIController(Controller):
     async def embed(self, room: ReadingRoom, request: Request[Any, Any, Any], data: wire.EmbeddingBody) -> Response[wire.EmbeddingList]:
         """Texts to vectors of unit length, as passages are indexed. A text over the embedder's limit is refused, not cut."""
         return Response(await unless_left(request, _embeddings(room, data)))
+
+
+async def _all_names(room: ReadingRoom) -> list[str]:
+    assistants = await asyncio.to_thread(Assistants(room.settings.data_dir).all)
+    return list(dict.fromkeys([*await names(room), *(assistant.name for assistant in assistants)]))
+
+
+def _named(wanted: str, target: Target) -> str:
+    """The name that an answer carries: the assistant's, or the model's own."""
+    assert not isinstance(target.means, Documents)
+    return wanted if target.file.base else target.means.model
 
 
 def prompt_of(body: wire.CompletionBody) -> str:

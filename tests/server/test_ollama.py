@@ -31,8 +31,8 @@ from rag.generation import TokenChances
 from rag.modelfile import Modelfile
 from rag.records import Citation, Done, Passage, Scores, Timings, Turn, Usage
 from server.routes import ollama_wire as wire
+from server.routes.assistants import Target
 from server.routes.dialect import Documents, End, Said, Sampling
-from server.routes.ollama import Target, question_of
 from server.routes.ollama_models import CreateBody, file_of
 from server.routes.tools import ToolCall
 from server.stream import ndjson, with_pings
@@ -266,10 +266,13 @@ def test_a_question_to_the_documents_takes_what_they_can_have() -> None:
     """The history and an assistant's beginning; of the sampling, temperature, seed and length; its adapter."""
     file = Modelfile("readingroom/guide", system="Be kind.", adapter="legal@0.5", messages=(Turn("user", "a"), Turn("assistant", "b")))
     turns = (Turn("user", "c"), Turn("assistant", "d"), Turn("user", "e"))
-    question = question_of(turns, Target(Documents("guide"), file), {"temperature": 0.5, "seed": 3, "num_predict": 9, "top_k": 2})
+    target = Target(Documents("guide"), file)
+    question = target.question(turns, wire.sampling_of({"temperature": 0.5, "seed": 3, "num_predict": 9, "top_k": 2}))
     assert (question.text, question.domain, question.adapter) == ("e", "guide", "legal@0.5")
     assert (question.temperature, question.seed, question.max_tokens) == (0.5, 3, 9)
-    assert question.history == (Turn("system", "Be kind."), *file.messages, *turns[:2])
+    assert question.history == (*file.messages, *turns[:2])
+    assert question.rules == "Be kind."
+    assert target.question(turns, Sampling(), "brief").adapter == "brief"
 
 
 def test_create_takes_fields_or_a_modelfile() -> None:
@@ -543,7 +546,7 @@ def test_a_text_that_is_too_long_is_cut_or_refused(client: ollama.Client) -> Non
         client.embed(EMBEDDER, long, truncate=False)
 
 
-def test_an_assistant_is_made_of_fields_and_answers(client: ollama.Client) -> None:
+def test_an_assistant_is_made_of_fields_and_answers(served: Served, client: ollama.Client) -> None:
     """It is listed, shown and asked by its name; it reads what the same messages would make a bare model read."""
     opening = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Mario!"}]
     try:
@@ -560,6 +563,14 @@ def test_an_assistant_is_made_of_fields_and_answers(client: ollama.Client) -> No
         assert answered.message.content == spelt.message.content
         assert answered.prompt_eval_count == spelt.prompt_eval_count
         assert answered.eval_count == 6
+        with patient(served) as plain:  # under OpenAI's address it is the same one, and what the call says goes first
+            assert "mario" in [model["id"] for model in plain.get("/v1/models").json()["data"]]
+            said = plain.post("/v1/chat/completions", json={"model": "mario", "messages": HELLO}).json()
+            assert said["model"] == "mario"
+            assert said["choices"][0]["message"]["content"] == answered.message.content
+            assert said["usage"]["completion_tokens"] == 6
+            short = plain.post("/v1/chat/completions", json={"model": "mario", "messages": HELLO, "max_tokens": 2}).json()
+            assert short["usage"]["completion_tokens"] == 2
     finally:
         client.delete("mario")
     assert "mario" not in names(client)
@@ -578,6 +589,9 @@ def test_an_assistant_is_made_of_a_modelfile_on_top_of_the_documents(served: Ser
             answered = plain.post("/api/chat", json=body).json()
             assert answered["readingroom"]["passages"][0]["path"] == "guide/domains.md"
             assert answered["eval_count"] <= 8
+            spelt = plain.post("/v1/chat/completions", json={**body, "model": "team/librarian:v1"}).json()
+            assert spelt["choices"][0]["message"]["content"] == answered["message"]["content"]
+            assert spelt["readingroom"]["passages"][0]["path"] == "guide/domains.md"
             assert client.create("colleague", from_="team/librarian:v1", parameters={"seed": 4}).status == "success"
             client.delete("team/librarian:v1")
             shown = plain.post("/api/show", json={"name": "colleague"}).json()
