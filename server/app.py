@@ -171,7 +171,8 @@ class ReadingRoom:
         self.activity.clear()
         if self.store is not None:
             self.store.optimize_if_due()
-        if self.settings.corpora.is_dir():  # without it nothing is known to be gone
+        # Before the folder was gone through, or without it, nothing is known to be gone.
+        if self.ingester is not None and self.ingester.state.reconciled_s is not None and self.settings.corpora.is_dir():
             try:
                 self.conversations.forget_missing()
                 self.conversations.expire()

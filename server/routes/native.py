@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import mimetypes
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from litestar.response import File, Stream
 
 from rag import answer as path_of_a_question
 from rag.answer import Question
+from rag.conversations import Conversations, Draft, keeping
 from rag.errors import InvalidInput, UnknownDocument
-from rag.records import Document, Done, Event, Passage
+from rag.records import Document, Done, Event, Passage, Turn
 from server.app import ReadingRoom, bulk_fields
+from server.routes.conversations import owner_of
 from server.stream import after, answer_stream, event_stream, sse, unless_left
 
 # A question's own limit is a setting; this bounds what is read before it can be checked.
@@ -47,11 +50,16 @@ class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AskBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`limit`: passages to answer from; the rest is as the domain or the settings say where it is left out."""
+    """`limit`: passages to answer from; the rest is as the domain or the settings say where it is left out.
+
+    With `conversation_id` the question follows those before it, and is kept; "new" begins a conversation. `turn` asks the turn of
+    that number again, in its place.
+    """
 
     question: str
     domain: str | None = None
     conversation_id: str | None = None
+    turn: Annotated[int, msgspec.Meta(ge=1)] | None = None
     stream: bool = True
     adapter: str | None = None
     model: str | None = None
@@ -229,17 +237,28 @@ class NativeController(Controller):
     async def ask(self, room: ReadingRoom, request: Request[Any, Any, Any], data: AskBody) -> Stream | Response[Done]:
         """SSE: `passages`, `token`..., `citation`..., `done`, or `error`. With `stream` false, the `done` object.
 
-        Leaving stops the work.
+        Leaving stops the work. In a conversation, the header `Content-Location` says where it is.
         """
-        if data.conversation_id is not None:
-            raise InvalidInput("Conversations are not kept yet.", "Leave `conversation_id` out.")
         question = Question(data.question, data.domain, data.limit, data.max_tokens, data.temperature, data.seed, data.model, data.adapter)
-        events = path_of_a_question.answer(question, room.library)
+        if data.conversation_id is None:
+            if data.turn is not None:
+                raise InvalidInput(
+                    "`turn` is one of a conversation, and none is named.", "Give its `conversation_id`, or leave `turn` out."
+                )
+            events = path_of_a_question.answer(question, room.library)
+            headers = {}
+        else:
+            draft, history = await asyncio.to_thread(_turn_of, room.conversations, data, owner_of(request))
+            answering = path_of_a_question.answer(dataclasses.replace(question, history=history), room.library)
+            events = keeping(answering, draft, room.conversations)
+            headers = {"Content-Location": f"/rag/conversations/{draft.conversation_id}"}
         if not data.stream:
-            return Response(await unless_left(request, _done(events)))
+            return Response(await unless_left(request, _done(events)), headers=headers)
         # The first event is awaited here, so that what is wrong with the call has a status and not an event.
         first = await anext(events)
-        return event_stream(answer_stream(after(first, events)))
+        response = event_stream(answer_stream(after(first, events)))
+        response.headers.update(headers)
+        return response
 
     @get("/events", summary="Progress of documents")
     async def events(self, room: ReadingRoom) -> Stream:
@@ -271,6 +290,13 @@ def _known(room: ReadingRoom, document_id: str) -> Document:
     if document is None:
         raise UnknownDocument(f"There is no document {document_id!r}.", "List them with GET /rag/documents.")
     return document
+
+
+def _turn_of(conversations: Conversations, data: AskBody, owner: str) -> tuple[Draft, tuple[Turn, ...]]:
+    """The turn that is asked, and what was said before it. Raises `UnknownConversation`, `InvalidInput`."""
+    id = None if data.conversation_id == "new" else data.conversation_id
+    draft = conversations.draft(id, owner, data.question, data.domain, data.turn)
+    return draft, conversations.history(id, owner, data.turn) if id else ()
 
 
 async def _done(events: AsyncGenerator[Event, None]) -> Done:
