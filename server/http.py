@@ -22,6 +22,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from server.app import ReadingRoom
 from server.auth import App, Guard
 from server.errors import HANDLERS
+from server.routes.adapters import AdaptersController
 from server.routes.conversations import ConversationsController
 from server.routes.models import ModelsController
 from server.routes.native import NativeController
@@ -54,6 +55,7 @@ def create_app(room: ReadingRoom) -> App:
             NativeController,
             ConversationsController,
             ModelsController,
+            AdaptersController,
             OpenAIController,
             OllamaController,
             OllamaModels,
