@@ -119,14 +119,16 @@ class Erased:
 class Draft:
     """A turn that is being answered, gathered from its events.
 
-    `replaces`: the number of the turn that it takes the place of. `begins`: the conversation is made when the turn is kept.
+    `number` is the one that it takes the place of, if it `replaces` a turn, else the next; the next but one where another question of
+    the same conversation is kept first. `begins`: the conversation is made when the turn is kept.
     """
 
     conversation_id: str
     owner: str
     question: str
     domain: str | None
-    replaces: int | None
+    number: int
+    replaces: bool
     begins: bool
     asked_at: float
     found: Json = field(default_factory=dict)
@@ -194,6 +196,14 @@ class Conversations:
         turns = self._db.read(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? ORDER BY number", (id,))
         return Conversation(*row, tuple(map(_exchange, turns)))
 
+    def turn(self, id: str, owner: str | None, number: int) -> Exchange:
+        """One turn. Raises `UnknownConversation`, for a turn that there is not as well."""
+        self._row(id, owner)
+        rows = self._db.read(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? AND number = ?", (id, number))
+        if not rows:
+            raise UnknownConversation(f"There is no turn {number} in this conversation.", "Look at its turns.")
+        return _exchange(rows[0])
+
     def each(self, owner: str | None) -> Iterable[Conversation]:
         """Every conversation of an owner (None: of everybody), the newest first."""
         cursor = None
@@ -209,12 +219,14 @@ class Conversations:
         """The last questions and answers, those before turn `before`, as an answer's `Question.history`. Raises `UnknownConversation`."""
         self._row(id, owner)
         rows = self._db.read(
-            "SELECT question, answer FROM turns WHERE conversation_id = ? AND number < ? ORDER BY number DESC LIMIT ?",
+            "SELECT question, answer, done ->> 'finish_reason' FROM turns WHERE conversation_id = ? AND number < ? ORDER BY number DESC LIMIT ?",
             (id, before if before is not None else 1 << 62, _HISTORY_TURNS),
         )
         turns: list[Turn] = []
         room = _HISTORY_CHARS
-        for question, answer in rows:
+        for question, answer, finish_reason in rows:
+            if not answer and finish_reason != "removed":
+                continue  # stopped before the first word
             room -= len(question) + len(answer)
             if room < 0:
                 break
@@ -236,13 +248,14 @@ class Conversations:
 
         `replaces` is the number of a turn that is asked again. Raises `UnknownConversation`, `InvalidInput` for a turn that there is not.
         """
+        last = 0
         if id is not None:
             self._row(id, owner)
-        if replaces is not None and not (
-            id and self._db.read("SELECT 1 FROM turns WHERE conversation_id = ? AND number = ?", (id, replaces))
-        ):
+            last = self._db.read("SELECT coalesce(max(number), 0) FROM turns WHERE conversation_id = ?", (id,))[0][0]
+        if replaces is not None and not self._db.read(_IS_TURN, (id, replaces)):
             raise InvalidInput(f"There is no turn {replaces} in this conversation.", "Leave `turn` out to ask a new question.")
-        return Draft(id or new_id(), owner, question.strip(), domain, replaces, id is None, self._clock())
+        number = last + 1 if replaces is None else replaces
+        return Draft(id or new_id(), owner, question.strip(), domain, number, replaces is not None, id is None, self._clock())
 
     def keep(self, draft: Draft, done: Json) -> bool:
         """Store a draft with its `Done` as JSON; False if its conversation was deleted meanwhile, which then stays so."""
@@ -256,10 +269,10 @@ class Conversations:
                 if not draft.begins:
                     return False
                 _create(connection, draft.conversation_id, draft.owner, "", now)
-            number = draft.replaces
-            if number is None:
+            number = draft.number
+            if not draft.replaces and connection.execute(_IS_TURN, (draft.conversation_id, number)).fetchone():
                 last = connection.execute("SELECT max(number) FROM turns WHERE conversation_id = ?", (draft.conversation_id,))
-                number = (last.fetchone()[0] or 0) + 1
+                number = last.fetchone()[0] + 1
             exchange = dataclasses.replace(asked, number=number)
             # Looked up within the transaction: a document that goes after this finds the turn, and takes its part along.
             for document in mentioned(exchange):
@@ -292,9 +305,8 @@ class Conversations:
         self._row(id, owner)
         sql = "UPDATE turns SET thumb = ?, reason = ? WHERE conversation_id = ? AND number = ?"
         values = (thumb, reason if thumb else "", id, number)
-        if not self._db.write(lambda connection: connection.execute(sql, values).rowcount):
-            raise UnknownConversation(f"There is no turn {number} in this conversation.", "Look at its turns.")
-        return _exchange(self._db.read(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? AND number = ?", (id, number))[0])
+        self._db.write(lambda connection: connection.execute(sql, values))
+        return self.turn(id, owner, number)
 
     # Forgetting
 
@@ -461,6 +473,7 @@ def new_id() -> str:
 
 # Rows
 
+_IS_TURN = "SELECT 1 FROM turns WHERE conversation_id = ? AND number = ?"
 _TURN = "number, asked_at, question, domain, found, answer, done, thumb, reason, gone"
 
 

@@ -15,7 +15,6 @@ from litestar.params import Parameter
 
 from rag import golden, transcript
 from rag.conversations import Conversation, Erased, Summary
-from rag.errors import Refused
 from rag.exchange import fields
 from server.app import ReadingRoom
 
@@ -66,17 +65,13 @@ class ConversationReceipt:
 
 
 def owner_of(request: Request[Any, Any, Any]) -> str:
-    """Whose conversations a call is about: the id of its key, or nobody's in particular, where this machine needs none."""
-    key = request.scope.get("state", {}).get("key")
-    return str(key.id) if key is not None else ""
+    """Whose conversations a call is about: the id of its key, or nobody's in particular for whoever is at this machine."""
+    caller = request.scope.get("state", {}).get("caller")
+    return "" if caller is None or caller.id in _HERE else str(caller.id)
 
 
-def own_list(request: Request[Any, Any, Any]) -> str:
-    """As `owner_of`, for calls about all conversations of a key. Raises `Refused` for a site key, which all visitors of a page share."""
-    key = request.scope.get("state", {}).get("key")
-    if key is not None and key.kind == "site":
-        raise Refused("A site key is shared by all visitors of a page.", "Read one conversation by its id.")
-    return owner_of(request)
+_HERE = frozenset({"local", "server", "command"})
+"""Callers of `server/scopes.py` that are no key of their own."""
 
 
 class ConversationsController(Controller):
@@ -98,7 +93,7 @@ class ConversationsController(Controller):
         kept = room.conversations.kept
         if not kept:
             return ConversationPage([], None, kept)
-        items, next_cursor = await asyncio.to_thread(room.conversations.page, own_list(request), q or None, cursor or None, limit)
+        items, next_cursor = await asyncio.to_thread(room.conversations.page, owner_of(request), q or None, cursor or None, limit)
         return ConversationPage(items, next_cursor, kept)
 
     @post("", summary="Begin a conversation", request_max_body_size=_JSON_BYTES)
@@ -110,14 +105,14 @@ class ConversationsController(Controller):
     @delete("", status_code=200, summary="Delete all your conversations")
     async def erase(self, room: ReadingRoom, request: Request[Any, Any, Any]) -> ConversationReceipt:
         """Answers when they are gone, from the files as well."""
-        return _receipt(await asyncio.to_thread(room.conversations.erase, own_list(request)))
+        return _receipt(await asyncio.to_thread(room.conversations.erase, owner_of(request)))
 
     @get("/export", summary="Export your conversations")
     async def export_all(
         self, room: ReadingRoom, request: Request[Any, Any, Any], format: Literal["json", "golden"] = "json"
     ) -> Response[bytes]:
         """As one JSON object, or (`golden`) the judged questions as a set that `readingroom eval` reads."""
-        owner = own_list(request)
+        owner = owner_of(request)
 
         def export() -> bytes:
             conversations = room.conversations.each(owner)
@@ -154,6 +149,11 @@ class ConversationsController(Controller):
         if format == "json":
             return _download(msgspec.json.encode(transcript.as_json(conversation)), "application/json", "conversation.json")
         return _download(transcript.as_markdown(conversation).encode(), "text/markdown; charset=utf-8", "conversation.md")
+
+    @get("/{conversation_id:str}/turns/{number:int}", summary="Read a turn")
+    async def turn(self, room: ReadingRoom, request: Request[Any, Any, Any], conversation_id: str, number: int) -> dict[str, Any]:
+        """One question with its answer, as `turns` of the conversation has it."""
+        return fields(await asyncio.to_thread(room.conversations.turn, conversation_id, owner_of(request), number))
 
     @post(
         "/{conversation_id:str}/turns/{number:int}/feedback", status_code=200, summary="Judge an answer", request_max_body_size=_JSON_BYTES

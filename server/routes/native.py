@@ -25,6 +25,7 @@ from litestar.params import Body, Parameter
 from litestar.response import File, Stream
 
 from rag import answer as path_of_a_question
+from rag import filters
 from rag.answer import Question
 from rag.conversations import Conversations, Draft, keeping
 from rag.errors import InvalidInput, UnknownDocument
@@ -40,13 +41,23 @@ _JSON_BYTES = 1 << 20
 _INLINE = {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp"}
 
 
+Filters = Annotated[
+    dict[str, Any],
+    msgspec.Meta(
+        description="Only documents that fit all of: `path`, its beginning, or a pattern with `*` and `?`; `type`, a suffix or a media "
+        "type, or a list of them; `after` and `before`, dates between which the file was changed, the first included.",
+        examples=[{"path": "handbook/travel", "type": ["pdf", "text/*"], "after": "2026-03-31"}],
+    ),
+]
+
+
 class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`limit`: passages wanted. `filters` is kept for later; only an empty one is taken."""
+    """`limit`: passages wanted. `filters`: of which documents."""
 
     question: str
     domain: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
-    filters: dict[str, Any] | None = None
+    filters: Filters | None = None
 
 
 class AskBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,6 +78,7 @@ class AskBody(msgspec.Struct, forbid_unknown_fields=True):
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None = None
+    filters: Filters | None = None
 
 
 @dataclass(slots=True)
@@ -228,18 +240,27 @@ class NativeController(Controller):
 
     @post("/search", status_code=200, summary="Search", guards=[json_only], request_max_body_size=_JSON_BYTES)
     async def search(self, room: ReadingRoom, data: SearchBody) -> SearchResult:
-        """The passages for a question, without an answer."""
-        if data.filters:
-            raise InvalidInput("`filters` is not supported yet.", "Leave it out; use `domain`.")
-        return SearchResult(await path_of_a_question.search(Question(data.question, data.domain, data.limit), room.library))
+        """The passages for a question, without an answer. A filter that cannot be meant is 400."""
+        question = Question(data.question, data.domain, data.limit, filters=filters.parse(data.filters))
+        return SearchResult(await path_of_a_question.search(question, room.library))
 
     @post("/ask", status_code=200, summary="Ask", guards=[json_only], request_max_body_size=_JSON_BYTES)
     async def ask(self, room: ReadingRoom, request: Request[Any, Any, Any], data: AskBody) -> Stream | Response[Done]:
         """SSE: `passages`, `token`..., `citation`..., `done`, or `error`. With `stream` false, the `done` object.
 
-        Leaving stops the work. In a conversation, the header `Content-Location` says where it is.
+        Leaving stops the work. In a conversation, the header `Content-Location` says where the turn is kept.
         """
-        question = Question(data.question, data.domain, data.limit, data.max_tokens, data.temperature, data.seed, data.model, data.adapter)
+        question = Question(
+            data.question,
+            data.domain,
+            data.limit,
+            data.max_tokens,
+            data.temperature,
+            data.seed,
+            data.model,
+            data.adapter,
+            filters=filters.parse(data.filters),
+        )
         if data.conversation_id is None:
             if data.turn is not None:
                 raise InvalidInput(
@@ -251,7 +272,7 @@ class NativeController(Controller):
             draft, history = await asyncio.to_thread(_turn_of, room.conversations, data, owner_of(request))
             answering = path_of_a_question.answer(dataclasses.replace(question, history=history), room.library)
             events = keeping(answering, draft, room.conversations)
-            headers = {"Content-Location": f"/rag/conversations/{draft.conversation_id}"}
+            headers = {"Content-Location": f"/rag/conversations/{draft.conversation_id}/turns/{draft.number}"}
         if not data.stream:
             return Response(await unless_left(request, _done(events)), headers=headers)
         # The first event is awaited here, so that what is wrong with the call has a status and not an event.
