@@ -219,7 +219,8 @@ class Conversations:
         """The last questions and answers, those before turn `before`, as an answer's `Question.history`. Raises `UnknownConversation`."""
         self._row(id, owner)
         rows = self._db.read(
-            "SELECT question, answer, done ->> 'finish_reason' FROM turns WHERE conversation_id = ? AND number < ? ORDER BY number DESC LIMIT ?",
+            "SELECT question, answer, json_extract(done, '$.finish_reason') FROM turns "
+            "WHERE conversation_id = ? AND number < ? ORDER BY number DESC LIMIT ?",
             (id, before if before is not None else 1 << 62, _HISTORY_TURNS),
         )
         turns: list[Turn] = []
@@ -535,16 +536,18 @@ def _forget_in(connection: sqlite3.Connection, id: str, document_id: str) -> int
     """Take a document out of a conversation; how many turns it changed."""
     rows = connection.execute(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? ORDER BY number", (id,)).fetchall()
     changed = 0
+    any_emptied = False
     taken: set[tuple[str, ...]] = set()
     for before in map(_exchange, rows):
         after = before
         if document_id in mentioned(before):
             after = without(before, document_id)
             if after.answer != before.answer:
+                any_emptied = True
                 taken |= runs(before.answer)
         elif taken and not runs(before.answer).isdisjoint(taken):
             after = dataclasses.replace(emptied(before), gone=before.gone + 1)
-        if taken and after.found.get("searched_for") not in (None, "", after.question):
+        if any_emptied and after.found.get("searched_for") not in (None, "", after.question):
             # Made from the turns before it.
             after = dataclasses.replace(after, found={**after.found, "searched_for": ""})
         if after != before:

@@ -84,8 +84,10 @@ def emptied(exchange: Exchange) -> Exchange:
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
-    """All runs of `_RUN` words in a text, letter case and signs aside."""
+    """All runs of `_RUN` words in a text, letter case and signs aside; a shorter text of at least 3 words is one run."""
     words = re.findall(r"\w+", text.casefold())
+    if 3 <= len(words) < _RUN:
+        return {tuple(words)}
     return {tuple(words[n : n + _RUN]) for n in range(len(words) - _RUN + 1)}
 
 
