@@ -95,10 +95,12 @@ def weights(path: Path) -> dict[str, Array]:
 
 
 def read(path: Path, *, heads: int, kv_heads: int) -> tuple[Lora, float]:
-    """What `write` wrote, as transformers has it, and its alpha. Raises `MissingPackage`."""
+    """A LoRA in GGUF as transformers has it, and its alpha. Raises `MissingPackage`."""
     file = reader(path)
+    from gguf.quants import dequantize
+
     modules = {weight: module for module, weight in NAMES.items()}
-    arrays = {tensor.name: np.array(tensor.data, np.float32) for tensor in file.tensors}
+    arrays = {tensor.name: np.array(dequantize(tensor.data, tensor.tensor_type), np.float32) for tensor in file.tensors}
     found = {}
     for name in arrays:
         if name.endswith(".lora_a"):
@@ -106,7 +108,7 @@ def read(path: Path, *, heads: int, kv_heads: int) -> tuple[Lora, float]:
             b = arrays[f"{name[:-1]}b"]
             if weight in ("attn_q", "attn_k"):
                 b = to_halves(b, heads if weight == "attn_q" else kv_heads)
-            found[f"model.layers.{layer}.{modules[weight]}"] = arrays[name], b
+            found[f"model.layers.{layer}.{modules.get(weight, weight)}"] = arrays[name], b
     return found, float(file.fields["adapter.lora.alpha"].contents())
 
 

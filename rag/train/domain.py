@@ -26,9 +26,6 @@ from rag.train.pool import Pool, fingerprint
 from rag.train.questions import pool_of
 from rag.train.tokens import Tokens, corpus
 
-GROUNDED = Path(__file__).parents[1] / "packages" / "grounded"
-"""The shipped adapter, from which is begun where nothing else is said."""
-
 CARD, REPORT = "README.md", "report.json"
 
 _LEAST = 60
@@ -79,7 +76,7 @@ def lesson(texts: Mapping[str, Sequence[str]], *, general: Pool | None = None, c
             "Train on a domain with more text in whole sentences, or use the adapter `grounded` as it is.",
         )
     seen, unseen = kept_apart(own)
-    judged = verdict.examples(unseen, count, seed + 1)
+    judged = verdict.examples(unseen, count, seed + 1) if unseen.answerable else []
     if not judged:
         raise InvalidInput("The documents are too alike or too short to judge an adapter by.", "Train on a domain with more text.")
     forgotten: list[Example] = []
@@ -197,10 +194,15 @@ def evaluate(
         (place / "adapters" / "made").symlink_to(package.resolve(), target_is_directory=True)
         if begin is not None:
             (place / "adapters" / "began").symlink_to(begin.folder.resolve(), target_is_directory=True)
-        asked = [*lesson.judged, *lesson.general]
         names = ["", *(["began"] if begin is not None else []), "made"]
-        engine = Engine(replace(settings, sequences=4, queue=len(asked)), place)
+        queue = len(lesson.judged) + len(lesson.general)
+        engine = Engine(replace(settings, sequences=4, queue=queue, context_tokens=max(2048, settings.context_tokens)), place)
         engine.load()
+        own, general = (
+            [each for each in of if len(engine.render(each.turns)) + verdict.MOST_TOKENS <= engine.context_tokens]
+            for of in (lesson.judged, lesson.general)
+        )
+        asked = [*own, *general]
         done = 0
 
         def step() -> None:
@@ -225,10 +227,9 @@ def evaluate(
             "difference": verdict.difference(before, found["made"][of]),
         }
 
-    cut = len(lesson.judged)
-    own, general = part(slice(cut)), part(slice(cut, None)) if lesson.general else None
-    helped = own["difference"]["low"] > 0 and (general is None or general["difference"]["high"] >= 0)
-    return {"domain": own, "general": general, "helped": helped}
+    of_domain, of_others = part(slice(len(own))), part(slice(len(own), None)) if general else None
+    helped = of_domain["difference"]["low"] > 0 and (of_others is None or of_others["difference"]["high"] >= 0)
+    return {"domain": of_domain, "general": of_others, "helped": helped}
 
 
 def describe(
@@ -254,33 +255,36 @@ def describe(
         "description": f"Taught further from {began} with questions made of {of}.",
     }  # fmt: skip
     measured: dict[str, tomlfile.Value] = {"date": date}
-    lines = ["Not evaluated: it was stopped before."]
+    said, lines = "None: the training was stopped.", ""
     if evaluation is not None:
         measured["set"] = f"{evaluation['domain']['count']} questions made of documents of {domain} that were kept apart"
         measured["helped"] = evaluation["helped"]
         measured |= {f"difference_{key}": value for key, value in evaluation["domain"]["difference"].items()}
-        lines = []
+        said = f"On {measured['set']}. Questions of another kind were not asked."
         for who in ("base", "began", "made"):
             if figures := evaluation["domain"][who]:
                 measured |= {f"{who}_{key}": value for key, value in figures.items()}
                 title = {"base": base.name, "began": began, "made": name}[who]
-                lines.append(f"- {title}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in figures.items()))
+                lines += f"- {title}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in figures.items()) + "\n"
     (folder / adapters.MANIFEST).write_text(f"{tomlfile.dumps(values)}\n[evaluation]\n{tomlfile.dumps(measured)}", encoding="utf-8")
     mixed = f" and of {general}" if general else ""
-    card = [
-        f"# {name}: the domain {domain}",
-        "",
-        f"A LoRA (rank {values['rank']}, alpha {told['recipe']['alpha']:g}, every linear layer, float16) for {base.name}, begun from {began}, "
-        f"made by `readingroom adapters train` on {date}.",
-        "",
-        f"- **Base**: {base.name}, sha256 {values['base_sha256']}; it is not in this folder.",
-        f"- **Licence**: {licence}. Sentences of the documents may be told from the weights: what may not be passed on, do not pass on in these.",
-        f"- **Data**: {lesson.questions} questions that rules made of {of}{mixed}; {lesson.apart} were kept apart to judge by.",
-        f"- **Training**: {told['steps']} steps, {told['tokens']:,} tokens, {told['passes']} times through the examples, "
-        f"{told['seconds']:.0f} s on {told['recipe']['device']}.",
-        "- **Evaluation**: " + (f"on {measured['set']}; questions of another kind were not asked." if evaluation else lines.pop()),
-        *(f"  {line}" for line in lines),
-        "- **What it does not**: know the documents by heart. It answers from the passages that are found, like the one it began from.",
-        "",
-    ]
-    (folder / CARD).write_text("\n".join(card), encoding="utf-8")
+    card = f"""\
+# {name}: the domain {domain}
+
+A LoRA (rank {values["rank"]}, alpha {told["recipe"]["alpha"]:g}, every linear layer, float16) for {base.name}, begun from {began},
+made by `readingroom adapters train` on {date}.
+
+- **Base**: {base.name}, sha256 {values["base_sha256"]}; it is not in this folder.
+- **Licence**: {licence}. Sentences of the documents can be told from the weights: whom you would not give the documents, do not give these.
+- **Data**: {lesson.questions} questions that rules made of {of}{mixed}; {lesson.apart} were kept apart to judge by.
+- **Training**: {told["steps"]} steps, {told["tokens"]:,} tokens, {told["passes"]} times through the examples, {told["seconds"]:.0f} s on \
+{told["recipe"]["device"]}.
+- **What it does not**: know the documents by heart. It answers from the passages that are found, as the one that it began from.
+
+## Evaluation
+
+{said}
+
+{lines}
+"""
+    (folder / CARD).write_text(card.rstrip() + "\n", encoding="utf-8")

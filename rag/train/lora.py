@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rag.errors import InvalidInput
 from rag.train import convert
 from rag.train.convert import NAMES, Array, Lora
 from rag.train.examples import ANSWERED
@@ -91,6 +92,17 @@ def model_of(path: Path) -> LlamaForCausalLM:
     model = LlamaForCausalLM(LlamaConfig(**convert.config(path)))
     model.load_state_dict({name: torch.from_numpy(weight) for name, weight in convert.weights(path).items()})
     return model.eval()
+
+
+def check_device(device: str) -> None:
+    """Raises `InvalidInput` for one that torch has not on this machine."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        said = str(error).partition("\n")[0]
+        raise InvalidInput(f"There is no device {device!r} here: {said}.", "Use cpu, or install torch for your GPU.") from error
 
 
 def attach(model: LlamaForCausalLM, rank: int, alpha: float, seed: int, dropout: float = 0.0) -> dict[str, tuple[Tensor, Tensor]]:

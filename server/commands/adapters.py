@@ -1,4 +1,7 @@
-"""`readingroom adapters list|show|add|remove`: the LoRA adapters on this machine. Parses and prints; the work is in `rag/adapters.py`."""
+"""`readingroom adapters list|show|add|remove|train`: the LoRA adapters on this machine.
+
+Parses and prints; the work is in `rag/adapters.py`. To train one is in `server/commands/train.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rag.settings import Settings
+from server.commands.train import add_train, run_train
 
 
 def add_adapters(parser: argparse.ArgumentParser, common: argparse.ArgumentParser, as_json: argparse.ArgumentParser) -> None:
@@ -27,11 +31,12 @@ def add_adapters(parser: argparse.ArgumentParser, common: argparse.ArgumentParse
     add.add_argument("--force", action="store_true", help="replace the one of that name")
     remove = action("remove", "Delete an adapter.")
     remove.add_argument("name", help="its name")
+    add_train(action("train", "Make an adapter for one domain of its documents, say whether it helps, and install it if it does."))
 
 
 def run_adapters(args: argparse.Namespace, settings: Settings) -> int:
     """Run one; returns the exit status."""
-    return {"list": _list, "show": _show, "add": _add, "remove": _remove}[args.action](args, settings)
+    return {"list": _list, "show": _show, "add": _add, "remove": _remove, "train": run_train}[args.action](args, settings)
 
 
 def _list(args: argparse.Namespace, settings: Settings) -> int:

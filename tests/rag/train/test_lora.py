@@ -13,69 +13,18 @@ from rag.engine import Engine
 from rag.errors import InvalidInput, MissingPackage, ModelUnusable
 from rag.models import locate
 from rag.records import Turn
-from rag.train import convert, domain, lora, tokens
+from rag.train import convert, lora, tokens
 from rag.train.examples import Example, turns_of
 from rag.train.tokens import Corpus, Tokens
+from tests.rag.train.tiny import HEADS, HEADS_KV, random_lora, write
 
 gguf = pytest.importorskip("gguf", reason="the extra `train` is not installed")
-
-WIDTH, FEED, HEADS, HEADS_KV, LAYERS = 64, 96, 4, 2, 2
-WORDS = ["<|im_start|>", "<|im_end|>", "ab", *"abcdefghijklmnopqrstuvwxyz0123456789", "Ġ", "Ċ"]
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{{ '<|im_start|>assistant\n' }}"
-)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama model of two layers with random weights in float32: small, and exact, so that nothing hides behind rounding."""
-    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    rng = np.random.default_rng(5)
-    file = gguf.GGUFWriter(path, "llama")
-    for add, value in (
-        (file.add_block_count, LAYERS), (file.add_context_length, 256), (file.add_embedding_length, WIDTH),
-        (file.add_feed_forward_length, FEED), (file.add_head_count, HEADS), (file.add_head_count_kv, HEADS_KV),
-        (file.add_rope_freq_base, 10_000.0), (file.add_layer_norm_rms_eps, 1e-5), (file.add_vocab_size, len(WORDS)),
-        (file.add_rope_dimension_count, WIDTH // HEADS), (file.add_tokenizer_model, "gpt2"), (file.add_tokenizer_pre, "smollm"),
-        (file.add_token_list, WORDS), (file.add_token_types, [3, 3] + [1] * (len(WORDS) - 2)), (file.add_token_merges, ["a b"]),
-        (file.add_bos_token_id, 0), (file.add_eos_token_id, 1), (file.add_chat_template, TEMPLATE),
-    ):  # fmt: skip
-        add(value)
-    shapes = {"attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH // 2, WIDTH), "attn_v": (WIDTH // 2, WIDTH), "attn_output": (WIDTH, WIDTH)}
-    shapes |= {"ffn_gate": (FEED, WIDTH), "ffn_up": (FEED, WIDTH), "ffn_down": (WIDTH, FEED), "attn_norm": (WIDTH,), "ffn_norm": (WIDTH,)}
-    file.add_tensor("token_embd.weight", rng.normal(0, 1, (len(WORDS), WIDTH)).astype(np.float32))
-    file.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    for layer in range(LAYERS):
-        for name, shape in shapes.items():
-            near = 1.0 if name.endswith("norm") else 0.0
-            file.add_tensor(f"blk.{layer}.{name}.weight", rng.normal(near, 0.2, shape).astype(np.float32))
-    file.write_header_to_file()
-    file.write_kv_data_to_file()
-    file.write_tensors_to_file()
-    file.close()
-    return path
-
-
-def random_lora(seed: int, rank: int = 4) -> convert.Lora:
-    """On every linear layer, large enough to change what is said."""
-    rng = np.random.default_rng(seed)
-    outs = {
-        "q_proj": WIDTH,
-        "k_proj": WIDTH // 2,
-        "v_proj": WIDTH // 2,
-        "o_proj": WIDTH,
-        "gate_proj": FEED,
-        "up_proj": FEED,
-        "down_proj": WIDTH,
-    }
-    found = {}
-    for layer in range(LAYERS):
-        for module in convert.NAMES:
-            name = module.rpartition(".")[2]
-            a = rng.normal(0, 0.2, (rank, FEED if name == "down_proj" else WIDTH))
-            found[f"model.layers.{layer}.{module}"] = a.astype(np.float32), rng.normal(0, 0.2, (outs[name], rank)).astype(np.float32)
-    return found
+    """The small model."""
+    return write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
 def logits_of_llama(path: Path, ids: list[int], adapter: Path | None = None) -> np.ndarray:
@@ -175,6 +124,41 @@ def test_only_the_answers_are_learnt() -> None:
         assert (foretold, batch.weights[of].tolist()) in [([3, 4, 5], [3.0, 3.0, 1.0]), ([8, 9], [3.0, 3.0])]
 
 
+def test_who_watches_ends_the_training_and_nothing_of_a_half_step_is_kept(tiny: Path) -> None:
+    """Asked before each piece: two pieces a step, so the fifth question is within the third step."""
+    words = Tokens.of_gguf(tiny)
+    examples = [Example((Turn("user", f"ab{n}" * 6),), "x1", "plain") for n in range(8)]
+    corpus = Corpus.of(examples, words, longest=64)
+    recipe = lora.Recipe(seconds=1e9, steps=50, rank=4, alpha=8.0, rate=2e-2, tokens=512, piece=256, dropout=0.0, told_every=1)
+    asked: list[lora.Progress] = []
+
+    def watch(progress: lora.Progress) -> bool:
+        asked.append(progress)
+        return len(asked) < 6
+
+    learnt, told = lora.train(lora.model_of(tiny), corpus, recipe, watch=watch)
+    assert [progress.step for progress in asked] == [0, 0, 1, 1, 2, 2]
+    assert (told["steps"], len(told["losses"])) == (2, 2)
+    assert asked[-1].share == 2 / 50
+    again, _ = lora.train(lora.model_of(tiny), corpus, recipe, watch=lambda progress: progress.step < 2)
+    assert all((learnt[name][1] == again[name][1]).all() for name in learnt)
+
+
+def test_a_corpus_smaller_than_a_step_is_learnt_from(tiny: Path) -> None:
+    """Its one step is what there is."""
+    corpus = Corpus.of([Example((Turn("user", "ab"),), "x1", "plain")], Tokens.of_gguf(tiny), longest=64)
+    recipe = lora.Recipe(seconds=1e9, steps=3, rank=4, alpha=8.0)
+    assert lora.train(lora.model_of(tiny), corpus, recipe)[1]["steps"] == 3
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    """With what to use instead; the one that always is passes."""
+    lora.check_device("cpu")
+    with pytest.raises(InvalidInput, match="'nonsense'") as raised:
+        lora.check_device("nonsense")
+    assert "cpu" in raised.value.remedy
+
+
 def test_a_batch_is_no_larger_than_it_may_be_and_none_is_lost() -> None:
     """Every example once, padding counted."""
     rng = np.random.default_rng(1)
@@ -241,40 +225,3 @@ def test_an_adapter_is_read_as_it_was_written(tmp_path: Path) -> None:
     for name, (a, b) in learnt.items():
         assert (again[name][0] == a).all()
         assert (again[name][1] == b).all()
-
-
-def documents(count: int) -> dict[str, list[str]]:
-    """Texts of which questions can be made: of each four."""
-    return {
-        f"d{n}.md": [
-            f"The mill of {name} was built in {1800 + n} by the two brothers. The river of {name} is crossed by four bridges. "
-            f"The market of {name} was moved to the new square. The tower of {name} was painted white and green in spring."
-        ]
-        for n, name in enumerate(f"Ham{chr(97 + n)}" for n in range(count))
-    }
-
-
-def test_a_domain_asks_about_its_own_sentences() -> None:
-    """For their subjects; a pool that is joined to it keeps its passages."""
-    own = domain.pool_of(documents(3))
-    assert len(own.answerable) == 12
-    assert (own.answerable[4].question, own.answerable[4].accepted) == (
-        "What was built in 1801 by the two brothers?",
-        ("The mill of Hamb",),
-    )
-    both = domain.joined(domain.pool_of(documents(2)), own)
-    assert all(each.accepted[0] in both.passages[each.passage].text for each in both.answerable)
-
-
-def test_a_domain_is_taught_further_and_judged_apart(tiny: Path, tmp_path: Path) -> None:
-    """What comes out is an adapter for the same base that says more than the one it began from; too few documents are refused."""
-    begin = convert.write(random_lora(4), tmp_path / "begin.gguf", alpha=8.0, heads=HEADS, kv_heads=HEADS_KV)
-    recipe = lora.Recipe(seconds=1e9, steps=4, tokens=4096, piece=2048, rate=1e-2)
-    told = domain.train(documents(26), tmp_path / "out", base=tiny, begin=begin, recipe=recipe, count=60)
-    assert adapters.check_weights(tmp_path / "out" / adapters.WEIGHTS) == 4
-    assert told["before"]["kinds"].keys() == told["after"]["kinds"].keys()
-    again, _ = convert.read(tmp_path / "out" / adapters.WEIGHTS, heads=HEADS, kv_heads=HEADS_KV)
-    known, _ = convert.read(begin, heads=HEADS, kv_heads=HEADS_KV)
-    assert any(np.abs(again[name][1] - known[name][1]).max() > 1e-3 for name in known)
-    with pytest.raises(InvalidInput, match="least"):
-        domain.train(documents(3), tmp_path / "none", base=tiny, begin=begin, recipe=recipe)
