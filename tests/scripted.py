@@ -61,9 +61,9 @@ class Scripted:
         self.left = threading.Semaphore(0)
         """Released for each client that closed its connection during a `hold`, or while an answer was sent to it."""
         self._open: set[asyncio.StreamWriter] = set()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        # Held between the starts too: a port that is let go is given to whoever asks next, such as a test beside this one.
+        self._held = _bound(0)
+        self.port = self._held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def __enter__(self) -> Scripted:
@@ -72,6 +72,7 @@ class Scripted:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._held.close()
 
     @property
     def asked(self) -> list[Call]:
@@ -93,7 +94,7 @@ class Scripted:
 
     async def _serve(self, listening: threading.Event) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        server = await asyncio.start_server(self._connected, sock=_bound(self.port))
         listening.set()
         await self._over.wait()
         server.close()
@@ -141,6 +142,15 @@ class Scripted:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             raise ConnectionResetError
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket of that port of 127.0.0.1, 0 for a free one, that leaves room for another one of ours at the same port."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", port))
+    return made
 
 
 async def _read(reader: asyncio.StreamReader) -> Call:
