@@ -227,7 +227,7 @@ class _Own:
         for question in case.questions:
             library = self._library
             passages = asyncio.run(path_of_a_question.search(path_of_a_question.Question(question, case.domain), library))
-            if path_of_a_question.gate.evidence(question, passages) < self._settings.retrieve.abstain_below:
+            if path_of_a_question.gate.weigh(question, passages).chance < self._settings.retrieve.abstain_below:
                 continue
 
             def render(turns: Any) -> tuple[int, ...]:

@@ -5,8 +5,9 @@ An adapter is a folder, below `data_dir/adapters/`, of that name:
     adapter.gguf    the weights, as llama.cpp reads them
     adapter.toml    name, base model and its hash, licence, rank, scale, prompt, evaluation
 
-Made for one base model, and refused by any other: their numbers would be read as nonsense. Which requests are decoded together
-is `rag/engine.py`'s business; an adapter is applied by `rag/_llama.py`.
+Made for one base model, and refused by any other: their numbers would be read as nonsense. Those that come with the program lie
+below `rag/packages/` and are there without being installed, for the models that they fit; one of the same name in the data directory
+takes their place. Which requests are decoded together is `rag/engine.py`'s business; an adapter is applied by `rag/_llama.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ from rag import gguf, models
 from rag.errors import AdapterUnusable, InvalidInput, ModelUnusable, UnknownAdapter
 
 WEIGHTS, MANIFEST = "adapter.gguf", "adapter.toml"
+
+SHIPPED = Path(__file__).parent / "packages"
+
+AUTO, NONE = "auto", "none"
+"""In place of a name: the one that answers from documents unless another is wanted, and none at all."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LARGEST_SCALE = 10.0
@@ -94,6 +100,13 @@ class Package:
     prompt: str = ""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     style: Style = Style()
+    default: bool = False
+    """Whether it answers from the documents where no adapter is named."""
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it came with the program."""
+        return self.folder.parent == SHIPPED
 
     @property
     def weights(self) -> Path:
@@ -148,17 +161,22 @@ def stamp(data_dir: Path) -> int:
 
 
 def installed(data_dir: Path) -> tuple[dict[str, Package], dict[str, AdapterUnusable]]:
-    """The adapters below `data_dir/adapters` by name, and those that cannot be read, with what is wrong with each."""
-    packages, broken = {}, {}
-    folder = data_dir / "adapters"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.is_dir() or path.name.startswith("."):
-            continue
+    """The adapters of the program and those below `data_dir/adapters` by name, and those that cannot be read, with what is wrong."""
+    packages: dict[str, Package] = {}
+    broken: dict[str, AdapterUnusable] = {}
+    for path in [*_folders(SHIPPED), *_folders(data_dir / "adapters")]:
+        packages.pop(path.name, None)
         try:
             packages[path.name] = read(path)
         except AdapterUnusable as error:
             broken[path.name] = error
     return packages, broken
+
+
+def _folders(of: Path) -> list[Path]:
+    """The folders of adapters; of the program's packages those that are none are left out."""
+    found = sorted(path for path in of.iterdir() if path.is_dir() and not path.name.startswith(".")) if of.is_dir() else []
+    return [path for path in found if (path / MANIFEST).is_file()] if of == SHIPPED else found
 
 
 def find(data_dir: Path, name: str) -> Package:
@@ -173,7 +191,7 @@ def find(data_dir: Path, name: str) -> Package:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "name": str, "base": str, "base_sha256": (str, list), "licence": str, "rank": int, "scale": (int, float),
-    "description": str, "prompt": str, "evaluation": dict, "marks": bool, "repeat_penalty": (int, float),
+    "description": str, "prompt": str, "evaluation": dict, "marks": bool, "default": bool, "repeat_penalty": (int, float),
 }  # fmt: skip
 _NEEDED = ("base", "base_sha256", "licence")
 
@@ -211,7 +229,7 @@ def read(folder: Path) -> Package:
     return Package(
         folder.name, folder, values["base"], hashes, values["licence"], rank, f"{stat.st_mtime_ns:x}-{stat.st_size:x}", scale,
         values.get("description", ""), values.get("prompt", ""), values.get("evaluation", {}),
-        Style(values.get("marks", False), penalty),
+        Style(values.get("marks", False), penalty), values.get("default", False),
     )  # fmt: skip
 
 
@@ -244,7 +262,7 @@ def add(source: Path, data_dir: Path, base: models.ModelFile, *, name: str = "",
     """
     weights = source / WEIGHTS if source.is_dir() else source
     name = name or (source.name if source.is_dir() else source.stem).lower()
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name in (AUTO, NONE):
         raise InvalidInput(f"An adapter cannot be called {name!r}.", "Use a-z, 0-9, dot, dash and underscore: --name NAME.")
     rank = check_weights(weights)
     folder = data_dir / "adapters"
@@ -279,6 +297,8 @@ def add(source: Path, data_dir: Path, base: models.ModelFile, *, name: str = "",
 def remove(data_dir: Path, name: str) -> None:
     """Delete an installed adapter, readable or not. Raises `UnknownAdapter`."""
     folder = data_dir / "adapters" / name
+    if (SHIPPED / name / MANIFEST).is_file() and not folder.is_dir():
+        raise InvalidInput(f"The adapter {name} comes with the program.", f'To answer without it, set engine.adapter to "{NONE}".')
     if not _NAME.fullmatch(name) or not folder.is_dir():
         raise UnknownAdapter(f"There is no adapter {name!r}.", "`readingroom adapters list` shows those there are.")
     shutil.rmtree(folder)

@@ -2,18 +2,19 @@
 
     retrieve -> (rerank) -> gate -> prompt -> generate -> cite -> stream
 
-`answer` yields `PassagesFound`, `Queued` while others are before it, then `Token`s with a `Citation` after each sentence
-that a document supports, then `Done`; a refusal is a `Done` too. It raises `ReadingRoomError`. Leaving the iteration stops
-the work. HTTP's shapes of these events are in `server/stream.py`; the reranker is not built yet and its time is 0.
+`answer` yields `PassagesFound`, `Queued` while others are before it, then `Token`s with a `Citation` or an `Unsupported` after each
+sentence that states something, then `Done`; a refusal is a `Done` too, and so is an answer of which too much is unsupported, after
+`Withdrawn`. It raises `ReadingRoomError`. Leaving the iteration stops the work. HTTP's shapes of these events are in `server/stream.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -21,23 +22,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rag import gate, prompt
-from rag.adapters import Adapter, Style
-from rag.cite import Citer, SentenceStream
+from rag.adapters import AUTO, Adapter, Style
+from rag.cite import Checks, Citer, SentenceStream
 from rag.domains import Domain, find_domain
 from rag.embed import Embedder
 from rag.engines import Engines
 from rag.errors import InvalidQuestion
-from rag.generation import Request
+from rag.filters import Filters
+from rag.generation import Generation, Request
 from rag.marks import Marks
 from rag.metrics import Metrics
-from rag.records import Citation, Done, Event, Passage, PassagesFound, Queued, Timings, Token, Turn, Usage
-from rag.retrieve import closest_sentence, retrieve, strong
+from rag.records import Citation, Done, Event, Passage, PassagesFound, Queued, Timings, Token, Turn, Unsupported, Usage, Withdrawn
+from rag.rerank import Reranker, rerank
+from rag.retrieve import closest_sentence, left_out, retrieve, strong, whole
 from rag.settings import Settings
 from rag.store import EdgeStore
 
 T = TypeVar("T")
 
 _RECITED = re.compile(r"\[\d+\] ")
+
+# Tokens whose chances are told: the one that begins a refusal is among them, or it is not likely.
+_LIKELIEST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +59,17 @@ class Question:
     model: str | None = None
     adapter: str | None = None
     history: tuple[Turn, ...] = ()
+    filters: Filters | None = None
     rules: str = ""
     """In place of the domain's `prompt` and the usual rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What answers are made with. `text_of` gives a document's present text; `executor` runs what blocks."""
+    """What answers are made with. `text_of` gives a document's present text; `executor` runs what blocks.
+
+    `matching` gives the ids of the documents that filters let through, of one domain if it is named.
+    """
 
     settings: Settings
     embedder: Embedder
@@ -68,13 +78,23 @@ class Library:
     text_of: Callable[[str], str | None]
     metrics: Metrics
     executor: Executor
+    matching: Callable[[Filters, str | None], Collection[str]] = lambda filters, domain: ()
+    reranker: Reranker | None = None
 
 
 async def search(question: Question, library: Library) -> tuple[Passage, ...]:
     """The passages for a question, best first. Raises `InvalidQuestion` and `UnknownDomain`."""
+    return (await _found(question, library))[0]
+
+
+async def _found(question: Question, library: Library) -> tuple[tuple[Passage, ...], float]:
+    """As `search`, and the milliseconds that the second look took."""
     text = checked(question.text, library.settings.server.max_question_chars)
     domain = _domain(question, library.settings.corpora)
     started = time.perf_counter()
+    limit = question.limit or (domain and domain.passages) or library.settings.retrieve.passages
+    again = library.settings.rerank.candidates if library.reranker is not None else 0
+    documents = await _in_thread(library, library.matching, question.filters, question.domain) if question.filters else None
     found = await _in_thread(
         library,
         retrieve,
@@ -83,11 +103,16 @@ async def search(question: Question, library: Library) -> tuple[Passage, ...]:
         store=library.store,
         settings=library.settings.retrieve,
         domain=question.domain,
-        limit=question.limit or (domain and domain.passages) or library.settings.retrieve.passages,
+        documents=documents,
+        limit=max(limit, again),
     )
     library.metrics.searches.inc()
     library.metrics.retrieve.observe(time.perf_counter() - started)
-    return tuple(found)
+    if library.reranker is None:
+        return tuple(found), 0.0
+    started = time.perf_counter()
+    found = await _in_thread(library, rerank, text, found, library.reranker, library.settings.rerank)
+    return tuple(found[:limit]), _ms_since(started)
 
 
 async def answer(question: Question, library: Library) -> AsyncGenerator[Event, None]:
@@ -97,31 +122,36 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
     text = checked(question.text, settings.server.max_question_chars)
     domain = _domain(question, settings.corpora)
     engine = await library.engines.find(question.model or (domain.model if domain else None))
-    wanted = question.adapter or (domain.adapter if domain else None)
-    adapter = await asyncio.to_thread(engine.adapter, wanted) if wanted else None
+    # The settings' adapter is for the settings' model; another one has its own, or none.
+    usual = AUTO if question.model or (domain and domain.model) else settings.engine.adapter
+    adapter = await asyncio.to_thread(engine.adapter, question.adapter or (domain.adapter if domain else None) or usual)
     style = engine.style_of(adapter) if adapter is not None else Style()
     outcome = "failed"
     generation = None
     try:
-        passages = await search(question, library)
-        retrieve_ms = _ms_since(started)
+        passages, rerank_ms = await _found(question, library)
+        retrieve_ms = round(_ms_since(started) - rerank_ms, 2)
 
         threshold = domain.abstain_below if domain and domain.abstain_below is not None else settings.retrieve.abstain_below
-        if gate.evidence(text, passages) < threshold:
+        evidence = gate.weigh(text, passages)
+        # An adapter that refuses by itself has a say too: here only what it could not save is refused.
+        best = gate.heard(evidence, 0.0) if style.marks else evidence
+        if best.chance < threshold:
             yield PassagesFound(passages, text)
             yield Token(prompt.REFUSAL)
-            timings = Timings(retrieve_ms, 0.0, _ms_since(started), _ms_since(started))
+            timings = Timings(retrieve_ms, rerank_ms, _ms_since(started), _ms_since(started))
             outcome = "refused"
-            yield Done(prompt.REFUSAL, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused")
+            yield Done(prompt.REFUSAL, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused", evidence=best)
             return
 
         max_tokens = min(question.max_tokens or settings.engine.max_tokens, engine.context_tokens // 2)
         ready = prompt.build(
             text,
-            strong(passages, settings.retrieve.focus),
+            await _in_thread(library, whole, strong(passages, settings.retrieve.focus), library.text_of),
             render=engine.render,
             budget=engine.context_tokens - max_tokens,
             rules=question.rules or (domain.prompt if domain else "") or engine.prompt_of(adapter),
+            numbered=style.marks,
             history=question.history,
         )
         # Submitted before the first event, so that a full queue is an error of the call and not of its stream.
@@ -134,20 +164,30 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 adapter=adapter,
                 turns=ready.turns,
                 deadline_s=settings.engine.deadline_s,
+                logprobs=_LIKELIEST if style.marks else None,
                 **({} if style.repeat_penalty is None else {"repeat_penalty": style.repeat_penalty}),
             )
         )
-        yield PassagesFound(passages, text, tuple(passage.chunk_id for passage in passages if passage not in ready.used))
+        yield PassagesFound(passages, text, left_out(passages, ready.used))
 
-        citer = Citer(ready.used, library.text_of)
+        citer, marks = Citer(ready.used, library.text_of, text, library.embedder.embed_passages), Marks()
+        checks = Checks(citer, marks)
         sentences = SentenceStream()
         said: list[str] = []
         told: set[str] = set()
-        citations: list[Citation] = []
         ttft_ms = None
         async for position in generation.queued():
             yield Queued(position)
-        async for piece in _shown(generation.pieces(), style):
+        judged = not style.marks
+        async for piece in _shown(generation.pieces(), marks if style.marks else None):
+            if not judged and generation.chances:
+                judged = True
+                evidence = gate.heard(evidence, _refusing(generation))
+                if evidence.chance < threshold:
+                    generation.cancel()
+                    said.append(prompt.REFUSAL)
+                    yield Token(prompt.REFUSAL)
+                    break
             piece = piece if said else piece.lstrip()
             if not piece:
                 continue
@@ -159,21 +199,26 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             finished = sentences.feed(piece)
             if _refuses(said, style):
                 continue  # what it has not found stands nowhere
-            for citation in _cite(finished, citer, metrics):
-                citations.append(citation)
-                yield citation
+            for found in await _check(finished, checks, library):
+                yield found
             if _has_lost_the_thread(finished, told):
                 generation.cancel()
                 break
         refused = _refuses(said, style)
-        for citation in _cite(() if refused else sentences.flush(), citer, metrics):
-            citations.append(citation)
-            yield citation
+        cut = generation.finish_reason in ("length", "deadline")
+        for found in await _check(() if refused else sentences.flush(), checks, library, cut=cut):
+            yield found
 
-        if not citations and not refused:
+        citations = list(checks.citations)
+        limit = domain.withhold_above if domain and domain.withhold_above is not None else settings.cite.withhold_above
+        withheld = not refused and checks.unsupported_share > limit
+        if withheld:
+            said, citations = [prompt.REFUSAL], []
+            yield Withdrawn(prompt.WITHDRAWN)
+        elif not citations and not refused:
             # Nothing of what the model said is in the documents. It has been said, so what they do say is put beside it.
             quote = await _in_thread(library, closest_sentence, text, ready.used, library.embedder)
-            citation = citer.cite(quote) if quote else None
+            citation = await _in_thread(library, citer.cite, quote) if quote else None
             if citation:
                 said.append((prompt.UNBACKED if said else "") + prompt.QUOTED.format(quote=quote))
                 citations.append(citation)
@@ -182,10 +227,14 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
 
         usage = generation.usage
         _count(metrics, usage, (generation.admitted_at or generation.submitted_at) - generation.submitted_at)
-        outcome = "refused" if refused else "answered"
-        finish = "refused" if refused else "length" if generation.finish_reason in ("length", "deadline") else "stop"
-        timings = Timings(retrieve_ms, 0.0, ttft_ms, _ms_since(started))
-        yield Done("".join(said), refused, tuple(citations), usage, timings, engine.model, _named(adapter), finish_reason=finish)
+        outcome = "withheld" if withheld else "refused" if refused else "answered"
+        refused = refused or withheld
+        finish = "refused" if refused else "length" if cut else "stop"
+        timings = Timings(retrieve_ms, rerank_ms, ttft_ms, _ms_since(started))
+        yield Done(
+            "".join(said), refused, tuple(citations), usage, timings, engine.model, _named(adapter), finish_reason=finish,
+            unsupported=tuple(checks.unsupported), withheld=withheld, evidence=evidence,
+        )  # fmt: skip
     except (asyncio.CancelledError, GeneratorExit):
         outcome = "left" if outcome == "failed" else outcome
         raise
@@ -201,14 +250,19 @@ def _refuses(said: Sequence[str], style: Style) -> bool:
     return style.marks and "".join(said).strip() == prompt.REFUSAL
 
 
-async def _shown(pieces: AsyncGenerator[str, None], style: Style) -> AsyncGenerator[str, None]:
-    """The pieces without the numbers of passages that some adapters begin their sentences with."""
-    marks = Marks()
+def _refusing(generation: Generation) -> float:
+    """The probability that the answer's first token began a refusal; 0 where it is not among the likeliest."""
+    first = prompt.REFUSAL.encode()
+    return min(1.0, sum(math.exp(chance) for text, chance in generation.chances[0].top if text.strip() and first.startswith(text)))
+
+
+async def _shown(pieces: AsyncGenerator[str, None], marks: Marks | None) -> AsyncGenerator[str, None]:
+    """The pieces without the numbers of passages that some adapters begin their sentences with; `marks` keeps them."""
     async with contextlib.aclosing(pieces):
         async for piece in pieces:
-            if shown := marks.feed(piece) if style.marks else piece:
+            if shown := marks.feed(piece) if marks else piece:
                 yield shown
-    if left := marks.flush():
+    if left := marks.flush() if marks else "":
         yield left
 
 
@@ -241,13 +295,12 @@ def _named(adapter: Adapter | None) -> str | None:
     return str(adapter) if adapter is not None else None
 
 
-def _cite(finished: Sequence[str], citer: Citer, metrics: Metrics) -> list[Citation]:
-    found = []
-    for sentence in finished:
-        citation = citer.cite(sentence)
-        metrics.citations.labels("yes" if citation else "no").inc()
-        if citation:
-            found.append(citation)
+async def _check(finished: Sequence[str], checks: Checks, library: Library, *, cut: bool = False) -> list[Citation | Unsupported]:
+    if not finished:
+        return []
+    found = await _in_thread(library, checks.check, finished, cut=cut)
+    for each in found:
+        library.metrics.citations.labels("yes" if isinstance(each, Citation) else "no").inc()
     return found
 
 

@@ -156,21 +156,27 @@ class Engine:
         return tuple(self._loaded().render(turns, tools))
 
     def adapter(self, text: str | None) -> Adapter | None:
-        """What `legal@0.5+brief` asks for; None or "" is the bare model. Sees what was installed, replaced or removed since.
+        """What `legal@0.5+brief` asks for; None, "" and `none` are the bare model, `auto` the one for documents, if there is one.
+
+        Sees what was installed, replaced or removed since.
 
         A look at a folder; where that has changed, it waits for the owner thread to load, so not in the event loop.
 
         Raises `UnknownAdapter`, `AdapterUnusable`, `InvalidInput`, `NotReady`.
         """
-        if not text:
+        if not text or text == adapters.NONE:
             return None
         self._loaded()
-        names = [part.name for part in adapters.parse(text).parts]
+        names = [] if text == adapters.AUTO else [part.name for part in adapters.parse(text).parts]
         if adapters.stamp(self._data_dir) != self._looked_at:
             self.refresh_adapters()
         for name in names:
             if name in self.unusable:
                 raise self.unusable[name]
+        if text == adapters.AUTO:
+            # One that was installed goes before the program's own.
+            usual = sorted((package for package in self.packages.values() if package.default), key=lambda package: package.shipped)
+            return adapters.resolve(usual[0].name, self.packages) if usual else None
         return adapters.resolve(text, self.packages)
 
     def prompt_of(self, adapter: Adapter | None) -> str:
@@ -280,6 +286,8 @@ class Engine:
         for name, package in packages.items():
             try:
                 if not package.fits(self._digest):
+                    if package.shipped:
+                        continue  # for another model than this one: nobody installed it, so nobody is told
                     raise AdapterUnusable(
                         f"The adapter {name} was made for another file than {self.model}: for {package.base}, sha256 "
                         f"{package.base_sha256[0][:12]}..., not {self._digest[:12]}...",

@@ -288,6 +288,8 @@ async def play(item: Item, room: Room, texts: Texts, *, search_only: bool, timed
             outcome.done, outcome.model, outcome.adapter = done, done.model, done.adapter
             verbatim = [await _is_verbatim(citation, texts) for citation in done.citations]
             outcome.values |= judged(done, item) | sourced(done, item, spans, verbatim)
+            if done.evidence is not None:
+                outcome.values["chance"] = done.evidence.chance
             if timed and not done.refused and not math.isnan(first_ms):
                 outcome.values |= {"first_token_ms": first_ms, "total_ms": total_ms}
         if item.gold_documents or search_only:
@@ -374,6 +376,43 @@ def figures(outcomes: Sequence[Outcome], seed: int = 0) -> list[Figure]:
         if values:
             low, high = scores.interval(values, metric.statistic, seed=seed)
             found.append(Figure(metric.name, float(metric.statistic(np.asarray(values))), low, high, len(values)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class TradeOff:
+    """What a threshold (`retrieve.abstain_below`) would refuse: shares of the unanswerable and of the answerable questions.
+
+    `contains`: share of the answerable that would get an answer with a gold answer in it.
+    """
+
+    threshold: float
+    refused: float
+    wrongly: float
+    contains: float | None
+
+
+def trade_off(outcomes: Sequence[Outcome], thresholds: Sequence[float] = tuple(n / 20 for n in range(1, 20))) -> list[TradeOff]:
+    """The curve over the thresholds. Below the one that the run had, it is the run's own; empty without both kinds of questions."""
+    yes = [outcome.values for outcome in outcomes if "refused.answerable" in outcome.values]
+    no = [outcome.values for outcome in outcomes if "refused.unanswerable" in outcome.values]
+    if not yes or not no or any("chance" not in values for values in (*yes, *no)):
+        return []
+
+    def refused(values: dict[str, float], kind: str, threshold: float) -> bool:
+        return bool(values[f"refused.{kind}"]) or values["chance"] < threshold
+
+    found = []
+    for threshold in thresholds:
+        held = [0.0 if refused(values, "answerable", threshold) else values["contains"] for values in yes if "contains" in values]
+        found.append(
+            TradeOff(
+                threshold,
+                sum(refused(values, "unanswerable", threshold) for values in no) / len(no),
+                sum(refused(values, "answerable", threshold) for values in yes) / len(yes),
+                sum(held) / len(held) if held else None,
+            )
+        )
     return found
 
 

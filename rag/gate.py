@@ -1,38 +1,76 @@
-"""Answer or refuse: decided on the evidence that was found, before a word is generated.
+"""Answer or refuse: one probability that the documents hold the answer, against one threshold.
 
-A small model answers whatever it is asked; a prompt that begs it not to is a wish. So a question whose best passages
-carry too little evidence is refused here. This gate knows only retrieval; it stops what is off the documents' topic,
-not a question that their own words almost answer.
+A small model answers whatever it is asked; a prompt that begs it not to is a wish. So the evidence is weighed here, by logistic
+regressions over what each part of the way says of the question: search (the best cosine, the best share of the question's words),
+the reranker, if there is one (`rag/rerank.py`), and an adapter that was trained to refuse (the probability that its first token
+begins a refusal; `rag/packages/grounded`). Weights and where they come from: `_WEIGHTS`; `python -m rag.train gate` fits them anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from rag.records import Passage
+from rag.records import Evidence, Passage
 from rag.sentences import content_stems
 
-# Weights of the two signs. Measured 2026-11-24 on squad2-dev-half (500 answerable questions over 636 paragraphs, 151
-# questions about other things): at 2% wrong refusals, the cosine alone refuses 85% of the others, coverage alone
-# 86%, this mixture 95%.
-_DENSE, _COVERAGE = 0.7, 0.3
+# By the signs that there are: the weight of each, and of none (""), as `python -m rag.train gate` gave them.
+_WEIGHTS: Mapping[tuple[str, ...], Mapping[str, float]] = {
+    ("dense", "coverage"): {"": -4.2, "dense": 7.0, "coverage": 3.0},
+    ("dense", "coverage", "refusing"): {"": -2.0, "dense": 3.0, "coverage": 1.0, "refusing": -0.6},
+    ("dense", "coverage", "relevance", "answerable"): {"": -2.0, "dense": 3.0, "coverage": 1.0, "relevance": 0.3, "answerable": 0.6},
+    ("dense", "coverage", "relevance", "answerable", "refusing"): {
+        "": -1.0, "dense": 2.0, "coverage": 1.0, "relevance": 0.2, "answerable": 0.4, "refusing": -0.5,
+    },
+}  # fmt: skip
 
 
-def evidence(question: str, passages: Sequence[Passage]) -> float:
-    """How far the passages bear on the question, 0..1: best cosine, and best share of its content words found.
-
-    0 where there are no passages.
-    """
-    if not passages:
-        return 0.0
-    dense = max((passage.scores.dense or 0.0) for passage in passages)
+def weigh(question: str, passages: Sequence[Passage]) -> Evidence:
+    """What search and reranker say of a question by its passages. All zero where there are none."""
     asked = set(content_stems(question))
-    if not asked:
-        return max(0.0, min(1.0, dense))
-    coverage = max(_covered(asked, passage) for passage in passages)
-    return max(0.0, min(1.0, _DENSE * dense + _COVERAGE * coverage))
+    scores = [passage.scores for passage in passages]
+    dense = max((score.dense or 0.0 for score in scores), default=0.0)
+    coverage = max((_covered(asked, passage) for passage in passages), default=0.0) if asked else dense
+    relevance = [score.rerank for score in scores if score.rerank is not None]
+    answerable = [score.answerable for score in scores if score.answerable is not None]
+    return _judged(Evidence(_unit(dense), _unit(coverage), max(relevance, default=None), max(answerable, default=None)))
+
+
+def heard(evidence: Evidence, refusing: float) -> Evidence:
+    """The same, after an adapter has said with that probability that it refuses."""
+    return _judged(replace(evidence, refusing=refusing))
+
+
+def _judged(evidence: Evidence) -> Evidence:
+    if not evidence.dense and not evidence.coverage:
+        return replace(evidence, chance=0.0)
+    names = signs_of(evidence)
+    weights = _WEIGHTS[names]
+    total = weights[""] + sum(weights[name] * scaled(name, getattr(evidence, name)) for name in names)
+    return replace(evidence, chance=1 / (1 + math.exp(-total)))
+
+
+def signs_of(evidence: Evidence) -> tuple[str, ...]:
+    """Those that are weighed. A reranker that says only what a passage is about has a scale of its own, which no weights are known for."""
+    names: tuple[str, ...] = ("dense", "coverage")
+    if evidence.answerable is not None and evidence.relevance is not None:
+        names += ("relevance", "answerable")
+    return (*names, "refusing") if evidence.refusing is not None else names
+
+
+def scaled(name: str, value: float) -> float:
+    """A sign as the regressions take it: what is a probability already as its logarithmic odds, of at most 1,000 to 1."""
+    if name in ("dense", "coverage"):
+        return value
+    value = min(max(value, 0.001), 0.999)
+    return math.log(value / (1 - value))
 
 
 def _covered(asked: set[str], passage: Passage) -> float:
     said = set(content_stems(" ".join((*passage.heading, passage.title, passage.text))))
     return len(asked & said) / len(asked)
+
+
+def _unit(value: float) -> float:
+    return max(0.0, min(1.0, value))

@@ -165,6 +165,27 @@ def _scifact(folder: Path) -> Read:
     return [Item(id, text, None, tuple(gold[id]), domain="scifact") for id, text in asked if id in gold], files
 
 
+def _pool(folder: Path) -> Read:
+    """For choosing thresholds, and nothing else: questions about the articles of the training pool that nothing is trained on.
+
+    Their passages are among every eighth of the others. One in four of these passages is left out: its questions have no answer then.
+    """
+    from rag.train.examples import split
+    from rag.train.pool import Pool, fingerprint
+
+    pool = Pool.read(_one(folder, "pool.json.gz"))
+    apart = split(pool)[1]
+    asked = {each.passage for each in (*apart.answerable, *apart.unanswerable)}
+    missing = {n for n in asked if int(fingerprint(pool.passages[n].text), 16) % 4 == 1}
+    kept = {n: f"pool/{n:05}.txt" for n, each in enumerate(pool.passages) if each.text and n not in missing and (n in asked or n % 8 == 0)}
+    items = []
+    for number, each in enumerate((*apart.answerable, *apart.unanswerable)):
+        answers = each.accepted if each.passage in kept else ()
+        documents = (kept[each.passage],) if answers else ()
+        items.append(Item(f"{each.source}-{number}", each.question, answers, documents, domain="pool"))
+    return items, [File(path, pool.passages[n].text.encode()) for n, path in kept.items()]
+
+
 def _one(folder: Path, *patterns: str) -> Path:
     """The first file of a folder that has such a name. Raises `FileNotFoundError`."""
     found = next((path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()), None)
@@ -195,4 +216,5 @@ _SETS: dict[str, tuple[str, Callable[[Path], Read], str]] = {
     "scifact": ("scifact*", _scifact, "SciFact by BEIR, CC BY 4.0 and ODC-By"),
     "xquad-en": ("xquad*", _xquad("en"), "XQuAD, CC BY-SA 4.0"),
     "xquad-de": ("xquad*", _xquad("de"), "XQuAD, CC BY-SA 4.0"),
+    "pool": ("train", _pool, "SQuAD 1.1 and 2.0, Natural Questions, CC BY-SA 4.0 and 3.0; SQuADShifts, CC BY 4.0"),
 }

@@ -89,11 +89,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How a passage was found: cosine of the vectors, BM25, reranker. None where that search did not find it."""
+    """How a passage was found: cosine of the vectors, BM25, reranker. None where that search did not find it.
+
+    `answerable`: the reranker's probability that it holds the answer, where the reranker judges that.
+    """
 
     dense: float | None = None
     bm25: float | None = None
     rerank: float | None = None
+    answerable: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,9 @@ class Passage:
 class Citation:
     """A sentence of an answer and the verbatim span that supports it: `quote == document_text[start:end]`.
 
-    `sentence` is verbatim from the answer. `support` in 0..1 says how much of the sentence the quote carries.
+    `sentence` is verbatim from the answer. `support`, 0.5..1: the share of the sentence's words that the quote has, each weighed by
+    how few of the passages' sentences have it and half where only the headings do; of a paraphrase, the cosine of both vectors.
+    Whatever it is, the sentence's numbers, dates, units and names are in the quote or in its headings (`rag/facts.py`).
     """
 
     sentence: str
@@ -129,6 +135,21 @@ class Citation:
     start: int
     end: int
     support: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A sentence of the answer, verbatim, that states something which no passage supports."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The answer was told, and is taken back: too little of it is in the documents. `Done` follows with the refusal in its place."""
+
+    reason: str
+    """A sentence for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +204,23 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was found out about a question before it was answered or refused, each 0..1. None where nobody was asked.
+
+    `dense`: the best cosine. `coverage`: the best share of the question's content words in one passage. `relevance` and
+    `answerable`: the reranker's best. `refusing`: the chance of the adapter's first token to begin a refusal. `chance`: the
+    probability, by all of these, that the documents hold the answer (`rag/gate.py`).
+    """
+
+    dense: float
+    coverage: float
+    relevance: float | None = None
+    answerable: float | None = None
+    refusing: float | None = None
+    chance: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Last event of an answer that went well, refusals included."""
 
@@ -195,6 +233,11 @@ class Done:
     adapter: str | None = None
     conversation_id: str | None = None
     finish_reason: Literal["stop", "length", "refused"] = "stop"
+    unsupported: tuple[str, ...] = ()
+    """Those sentences, as the model wrote them, that nothing supports; of a withheld answer too."""
+    withheld: bool = False
+    """The refusal stands in place of an answer that the documents do not support."""
+    evidence: Evidence | None = None
 
 
-Event = PassagesFound | Queued | Token | Citation | Done
+Event = PassagesFound | Queued | Token | Citation | Unsupported | Withdrawn | Done

@@ -23,7 +23,7 @@ from typing import Any
 
 from rag import _openai
 from rag._upstream import KeyRefused, Passing, Upstream
-from rag.adapters import Adapter, Style
+from rag.adapters import AUTO, NONE, Adapter, Style
 from rag.errors import EngineUnreachable, InvalidInput, InvalidSettings, NotReady, QueueFull, ReadingRoomError, UnknownAdapter
 from rag.generation import FinishReason, Generation, Request
 from rag.records import Turn, Usage
@@ -144,8 +144,8 @@ class RemoteEngine:
         return _openai.estimate(text)
 
     def adapter(self, text: str | None) -> Adapter | None:
-        """None for none. Raises `UnknownAdapter` for any."""
-        if not text:
+        """None for none, and for the usual one. Raises `UnknownAdapter` for any."""
+        if not text or text in (AUTO, NONE):
             return None
         raise UnknownAdapter(
             f"The adapter {text!r} cannot be used: the answers are written by the server at engine.url.",

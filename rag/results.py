@@ -21,7 +21,7 @@ from typing import Any
 from rag import adapters, golden, models, prompt, tomlfile
 from rag.domains import read_domains
 from rag.errors import InvalidInput, ReadingRoomError
-from rag.evaluate import Difference, Outcome, differences, figures
+from rag.evaluate import Difference, Outcome, differences, figures, trade_off
 from rag.golden import Item
 from rag.records import Passage, Turn
 from rag.settings import Settings
@@ -40,12 +40,12 @@ _BESIDE = {
 def configuration(settings: Settings) -> Json:
     """What of the settings bears on answers, by dotted key; and the wording of the prompt, as a digest."""
     found: Json = {"ingest.chunk_tokens": settings.ingest.chunk_tokens}
-    for section in ("embed", "retrieve", "engine"):
+    for section in ("embed", "retrieve", "cite", "engine"):
         values = dataclasses.asdict(getattr(settings, section))
         found |= {f"{section}.{key}": value for key, value in values.items() if f"{section}.{key}" not in _BESIDE}
     for name, domain in read_domains(settings.corpora).items():
         told = {"prompt": domain.prompt and _digest(domain.prompt), "adapter": domain.adapter, "model": domain.model}
-        told |= {"passages": domain.passages, "abstain_below": domain.abstain_below}
+        told |= {"passages": domain.passages, "abstain_below": domain.abstain_below, "withhold_above": domain.withhold_above}
         found |= {f"{name}/domain.toml: {key}": value for key, value in told.items() if value not in (None, "")}
     return found | {"prompt": _prompt()}
 
@@ -113,6 +113,7 @@ def report(
         "errors": dict(Counter(outcome.error for outcome in outcomes if outcome.error)),
         "lost": sum(len(outcome.lost) for outcome in outcomes),
         "figures": [dataclasses.asdict(figure) for figure in figures(outcomes, seed)],
+        "trade_off": [dataclasses.asdict(point) for point in trade_off(outcomes)],
         "outcomes": [{"id": outcome.id, "values": outcome.values} for outcome in outcomes],
     }
 

@@ -112,13 +112,35 @@ class Retrieve:
     candidates: int = 50
     """Candidates taken from each of the two searches before fusion."""
     dense_weight: float = 1.0
-    """Weight of the vector search in the rank fusion."""
+    """Weight of the vector search in the fused score; only its share of both weights counts."""
     bm25_weight: float = 1.0
-    """Weight of the BM25 search in the rank fusion."""
-    rrf_k: int = 2
-    """Constant of reciprocal rank fusion."""
+    """Weight of the BM25 search in the fused score."""
     abstain_below: float = 0.42
     """Evidence (0..1, see `rag/gate.py`) under which the answer is a refusal; a domain may set its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """`[rerank]`: the second look at the best passages, which orders them anew."""
+
+    model: str = "reranker"
+    """The one that comes along; or the folder or name of a CrossEncoder of sentence-transformers on this machine. Empty: none."""
+    candidates: int = 20
+    """Passages that are looked at again, before the best of them are kept."""
+    weight: float = 0.5
+    """Share of the second look in a passage's score, 0 to 1; the rest is the search's."""
+    tokens: int = 88
+    """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
+    threads: int = 0
+    """CPU threads; 0 is all cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cite:
+    """`[cite]`: how answers are checked against the documents."""
+
+    withhold_above: float = 0.5
+    """The answer is withheld, and the refusal told, where more than this share of its sentences is unsupported; 1 withholds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +149,8 @@ class Engine:
 
     model: str = "smollm2-135m-instruct"
     """A name from `rag/models.py` or the path of a GGUF file."""
+    adapter: str = "auto"
+    """The LoRA adapter that answers from documents, unless the call or the domain names one; `auto`: the model's own; `none`."""
     context_tokens: int = 2048
     """Tokens of prompt and answer together, for each answer that runs at the same time."""
     sequences: int = 4
@@ -199,6 +223,8 @@ class Settings:
     embed: Embed = field(default_factory=Embed)
     store: Store = field(default_factory=Store)
     retrieve: Retrieve = field(default_factory=Retrieve)
+    cite: Cite = field(default_factory=Cite)
+    rerank: Rerank = field(default_factory=Rerank)
     engine: Engine = field(default_factory=Engine)
     conversations: Conversations = field(default_factory=Conversations)
     limits: Limits = field(default_factory=Limits)
@@ -312,10 +338,14 @@ _RANGES = {
     "retrieve.passages": (1, 50),
     "retrieve.focus": (0, 1),
     "retrieve.candidates": (1, 1000),
-    "retrieve.rrf_k": (1, 1000),
     "retrieve.dense_weight": (0, 1000),
     "retrieve.bm25_weight": (0, 1000),
     "retrieve.abstain_below": (0, 1),
+    "cite.withhold_above": (0, 1),
+    "rerank.candidates": (1, 200),
+    "rerank.weight": (0, 1),
+    "rerank.tokens": (16, 400),
+    "rerank.threads": (0, 1024),
     "engine.context_tokens": (256, 1_000_000),
     "engine.sequences": (1, 64),
     "engine.queue": (0, 10_000),

@@ -6,6 +6,12 @@ mix POOL FILE               examples, as tokens
 learn MIX FOLDER            a LoRA, and a report
 convert FOLDER ADAPTER      the LoRA as adapter.gguf
 measure SET                 base against adapter, through the engine
+gate ANSWERS ...            the weights of rag/gate.py, of what `readingroom eval pool --answers FILE` wrote
+
+second-base FILE            the embedder's weights, small, for a machine without them
+second-mix POOL FILE        queries and passages for the second look
+second-learn MIX FOLDER     its weights, and a report
+second-pack FOLDER ... PACKAGE      the mean of what was learnt, as rag/rerank.py reads it
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from rag import models
 from rag.errors import ReadingRoomError
 
 _BASE = "smollm2-135m-instruct"
+_EMBEDDER = "all-MiniLM-L6-v2"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,6 +84,38 @@ def main(arguments: list[str] | None = None) -> int:
     step.add_argument("--repeat-penalty", type=float, default=1.0)
     step.add_argument("--details", type=Path, help="a file for every question and what was answered")
 
+    step = steps.add_parser("gate")
+    step.add_argument("answers", type=Path, nargs="+")
+
+    step = steps.add_parser("second-base")
+    step.add_argument("file", type=Path)
+
+    step = steps.add_parser("second-mix")
+    step.add_argument("pool", type=Path)
+    step.add_argument("file", type=Path)
+    step.add_argument("--held-out", type=Path, required=True, help="the folder of the sets that are measured on, or their fingerprints")
+    step.add_argument("--seed", type=int, default=1)
+    step.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    step.add_argument("--passages", type=int, default=0, help="only the first so many, to try it out")
+
+    step = steps.add_parser("second-learn")
+    step.add_argument("mix", type=Path)
+    step.add_argument("folder", type=Path)
+    step.add_argument("--base", type=Path, help="as `second-base` wrote it; else the embedder's file is read")
+    step.add_argument("--seconds", type=float, default=1e9)
+    step.add_argument("--steps", type=int, default=1_000_000)
+    step.add_argument("--shares", default="plain", help="of the kinds of queries: plain or wide")
+    step.add_argument("--rate", type=float, default=1e-4)
+    step.add_argument("--groups", type=int, default=160, help="queries of a step, each with six passages")
+    step.add_argument("--seed", type=int, default=1)
+    step.add_argument("--workers", type=int, default=0, help="processes that put the steps together")
+    step.add_argument("--device", default="cpu")
+
+    step = steps.add_parser("second-pack")
+    step.add_argument("folders", type=Path, nargs="+")
+    step.add_argument("package", type=Path)
+    step.add_argument("--layers", type=int, required=True)
+
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
@@ -117,6 +156,12 @@ def _run(given: argparse.Namespace) -> None:
         config = convert.config(_base(given))
         heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         convert.write(learnt, given.adapter, alpha=told["recipe"]["alpha"], heads=heads, kv_heads=kv_heads)
+    elif given.step.startswith("second-"):
+        _second(given)
+    elif given.step == "gate":
+        from rag.train import gate
+
+        _say(gate.weights(gate.read(given.answers)))
     else:
         from rag.train.measure import measure
 
@@ -144,6 +189,60 @@ def _learn(given: argparse.Namespace) -> None:
         refusing = Tokens.of_gguf(base).text(REFUSAL)[0]
         told["unseen"] = lora.judge(model, Corpus.read(given.unseen), given.device, refusing=refusing)
         lora.save(learnt, told, given.folder)
+    _say({name: value for name, value in told.items() if name != "losses"})
+
+
+def _second(given: argparse.Namespace) -> None:
+    import numpy as np
+
+    from rag.train import weights
+
+    if given.step == "second-base":
+        np.savez_compressed(given.file, **weights.packed(weights.weights_of(models.locate(_EMBEDDER, "embedder").path)))
+    elif given.step == "second-mix":
+        from tokenizers import Tokenizer
+
+        from rag.train.pairs import KINDS, lessons
+        from rag.train.pool import Pool, held_out
+
+        pool = Pool.read(given.pool, held_out(given.held_out))
+        if given.passages:
+            pool = pool.first(given.passages)
+        tokenizer = Tokenizer.from_file(str(models.locate(_EMBEDDER, "embedder").path / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        made = lessons(pool, tokenizer, seed=given.seed, workers=given.workers)
+        made.write(given.file)
+        counts = {kind: int((made.kinds == n).sum()) for n, kind in enumerate(KINDS)}
+        _say({"queries": counts, "unseen": int(made.unseen.sum()), "tokens": len(made.tokens), "dropped": pool.dropped})
+    elif given.step == "second-learn":
+        _second_learn(given)
+    else:
+        weights.pack(given.folders, given.package, given.layers, models.locate(_EMBEDDER, "embedder"))
+
+
+def _second_learn(given: argparse.Namespace) -> None:
+    import numpy as np
+
+    from rag.train import rerank, weights
+    from rag.train.pairs import Lessons
+
+    if given.base:
+        with np.load(given.base) as file:
+            base = weights.unpacked(dict(file))
+    else:
+        base = weights.weights_of(models.locate(_EMBEDDER, "embedder").path)
+    recipe = rerank.Recipe(
+        seconds=given.seconds, steps=given.steps, mix=given.shares, rate=given.rate, groups=given.groups, seed=given.seed,
+        workers=given.workers, device=given.device,
+    )  # fmt: skip
+    taught = Lessons.read(given.mix)
+    trunk = rerank.Trunk(base, given.device)
+    seen = rerank.teacher(trunk, taught)
+    told = rerank.train(trunk, taught, seen, recipe, kept=given.folder)
+    weights.save(trunk.arrays(), told, given.folder)  # before it is judged: what was learnt must not be lost
+    told["unseen"] = [rerank.judge(trunk, taught, seen, room=room) for room in (80, 230)]
+    weights.save(trunk.arrays(), told, given.folder)
     _say({name: value for name, value in told.items() if name != "losses"})
 
 

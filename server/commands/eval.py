@@ -36,7 +36,7 @@ _DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 def add_eval(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "set", metavar="SET", help="a JSONL file; or squad2, contoso, stici, anthropic-docs, scifact, xquad-en, xquad-de, also :N"
+        "set", metavar="SET", help="a JSONL file; or squad2, contoso, stici, anthropic-docs, scifact, xquad-en, xquad-de, pool, also :N"
     )
     parser.add_argument("--domain", help="ask all questions in this domain ('' asks all domains)")
     parser.add_argument("--search-only", action="store_true", help="measure the search, without answers")
@@ -318,6 +318,7 @@ def _write_answers(path: Path, items: Sequence[Item], runs: list[Run]) -> None:
                 line: Json = {"configuration": run.plan.said, **fields(asked[outcome.id]), "values": outcome.values, "error": outcome.error}
                 if outcome.done is not None:
                     line |= {"refused": outcome.done.refused, "answer": outcome.done.answer}
+                    line["evidence"] = dataclasses.asdict(outcome.done.evidence) if outcome.done.evidence else None
                     line["citations"] = [dataclasses.asdict(citation) for citation in outcome.done.citations]
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 

@@ -68,6 +68,16 @@ def print_figures(result: Json) -> None:
             (f"  {metric.title}", _number(figure["value"], metric), _range(figure["low"], figure["high"], metric), str(figure["n"]))
         )
     print_table(rows)
+    if result["trade_off"]:
+        print("\nWith other thresholds (retrieve.abstain_below), as far as they are above the run's own:")
+        head = ("  threshold", "unanswerable, refused", "answerable, wrongly refused", "contains a gold answer")
+        points = [point for point in result["trade_off"] if round(20 * point["threshold"]) % 2 == 0]
+        print_table([head, *(_point(point) for point in points)])
+
+
+def _point(point: Json) -> tuple[str, ...]:
+    contains = "" if point["contains"] is None else f"{point['contains']:.3f}"
+    return f"  {point['threshold']:.2f}", f"{point['refused']:.3f}", f"{point['wrongly']:.3f}", contains
 
 
 def _says_nothing_new(name: str, values: dict[str, float]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from rag.adapters import Adapter
 from rag.answer import Library, Question, answer
 from rag.embed import Embedder
 from rag.errors import QueueFull, UnknownAdapter, UnknownDomain, UnknownModel
+from rag.generation import TokenChances
 from rag.metrics import Metrics
 from rag.records import Citation, Done, Event, PassagesFound, Queued, Token, Turn, Usage
 from rag.settings import Settings
@@ -43,6 +45,7 @@ class Scripted:
         self.turns: Sequence[Turn] = ()
         self.usage = Usage(10, 5, 0)
         self.finish_reason = "stop"
+        self.chances: list[TokenChances] = []
         self.submitted_at = self.admitted_at = 0.0
 
     async def find(self, name: str | None) -> Scripted:
@@ -52,9 +55,9 @@ class Scripted:
         return self
 
     def adapter(self, text: str | None) -> Adapter | None:
-        """`legal`, at any scale."""
+        """`legal`, at any scale; none by itself."""
         legal = adapters.Package("legal", Path(), "scripted", (), "CC0-1.0", 4, "1")
-        return adapters.resolve(text, {"legal": legal}) if text else None
+        return adapters.resolve(text, {"legal": legal}) if text not in (None, "", "auto", "none") else None
 
     def prompt_of(self, adapter: Adapter | None) -> str:
         """The adapter's rules."""
@@ -181,6 +184,34 @@ def test_an_adapter_that_refuses_is_taken_at_its_word(tmp_path: Path, embedder: 
         done = ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))[-1]
         assert isinstance(done, Done)
         assert (done.refused, done.finish_reason == "refused", done.answer == prompt.REFUSAL) == (refused,) * 3
+
+
+def test_an_adapter_that_nearly_refuses_is_heard(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """The chance of its first token to begin the refusal is evidence; where it outweighs the rest, nothing of the answer is shown."""
+    question = Question("When does the reading room open?", adapter="legal")
+    for refusing, refused in ((0.999, True), (1e-6, False)):
+        engine = Scripted("[1] ", "It opens at nine in the morning.")
+        engine.style = adapters.Style(marks=True)
+        engine.chances = [TokenChances(b"[", -0.1, ((b"[", -0.1), (b"I", math.log(refusing))))]
+        events = ask(question, library(tmp_path, embedder, store, engine))
+        done = events[-1]
+        assert isinstance(done, Done)
+        assert engine.request.logprobs
+        assert done.evidence is not None
+        assert done.evidence.refusing == pytest.approx(refusing)
+        assert done.refused is refused
+        assert "".join(event.text for event in events if isinstance(event, Token)) == done.answer
+        assert (done.answer == prompt.REFUSAL) is refused
+        assert engine.cancelled
+
+
+def test_a_lone_passage_has_a_number_for_who_was_taught_to_name_it(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """And none for others."""
+    for marks in (True, False):
+        engine = Scripted("It opens at nine in the morning.")
+        engine.style = adapters.Style(marks=marks)
+        ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))
+        assert (f"[1] {TEXT}" in engine.turns[-1].content) is marks
 
 
 def test_a_refusal_of_an_adapter_is_not_cited(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
