@@ -50,9 +50,14 @@ async function call(path, options = {}) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    dispatchEvent(new Event("readingroom:lost")); // connection.js, where a page has it
     throw Problem.unreachable();
   }
-  if (!response.ok) throw Problem.from(await response.json().catch(() => null), response.status);
+  if (!response.ok) {
+    const body = await response.json().catch(() => null);
+    const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10); // seconds, the only form that the server sends
+    throw Problem.from({ retry_after: wait, ...body }, response.status);
+  }
   return response;
 }
 
@@ -86,9 +91,9 @@ export async function documentText(id, signal) {
   return (await json(`/rag/documents/${encodeURIComponent(id)}/text`, { signal })).text;
 }
 
-/** Where the original file is. */
-export function fileAddress(id) {
-  return `/rag/documents/${encodeURIComponent(id)}/file`;
+/** Where the original file is; with a page, browsers open a PDF there (RFC 8118). */
+export function fileAddress(id, page = null) {
+  return `/rag/documents/${encodeURIComponent(id)}/file${page ? `#page=${page}` : ""}`;
 }
 
 /** Deletes a document; its receipt: {document_id, path, vectors, text, cache_entries, remaining}. */
@@ -96,14 +101,22 @@ export function deleteDocument(id) {
   return json(`/rag/documents/${encodeURIComponent(id)}`, { method: "DELETE" });
 }
 
-/** Asks; yields {event, data} as they come: passages, token, citation, done. An `error` event is thrown as a Problem. */
-export async function* ask(question, domain, signal) {
+/**
+ * Asks; yields {event, data} as they come: passages, token, citation, done. An `error` event is thrown as a Problem.
+ *
+ * `question`: {question, domain, adapter, conversation_id, turn}, as the contract has them; what is empty is left out. In a conversation
+ * `place` comes first: {conversation_id, turn}, where the turn is kept.
+ */
+export async function* ask(question, signal) {
+  const given = Object.entries(question).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const response = await call("/rag/ask", {
     method: "POST",
     signal,
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-    body: JSON.stringify(domain ? { question, domain } : { question }),
+    body: JSON.stringify(Object.fromEntries(given)),
   });
+  const place = /\/conversations\/([^/]+)\/turns\/(\d+)$/.exec(response.headers.get("Content-Location") ?? "");
+  if (place) yield { event: "place", data: { conversation_id: place[1], turn: Number(place[2]) } };
   let complete = false;
   try {
     for await (const { event, data } of serverSentEvents(response.body)) {
@@ -157,6 +170,47 @@ export async function* serverSentEvents(body) {
   }
 }
 
+/** The adapters that a question can be answered with: [{name, description, licence, base}]. */
+export async function listAdapters() {
+  return (await json("/rag/adapters")).items;
+}
+
+const conversation = (id) => `/rag/conversations/${encodeURIComponent(id)}`;
+
+function post(path, body) {
+  return json(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+}
+
+/** A page of conversations, newest first: {items: [{id, title, created_at, updated_at, turns}], next_cursor, kept}. */
+export function listConversations(filters, signal) {
+  return json(`/rag/conversations${query(filters)}`, { signal });
+}
+
+/** A conversation with its turns: {id, title, created_at, updated_at, kept, turns}. */
+export function readConversation(id, signal) {
+  return json(conversation(id), { signal });
+}
+
+/** Gives a conversation another title; answers with its record. */
+export function renameConversation(id, title) {
+  return post(conversation(id), { title });
+}
+
+/** Deletes a conversation, or all of them where `id` is null; the receipt: {conversations, turns, remaining}. */
+export function deleteConversation(id) {
+  return json(id === null ? "/rag/conversations" : conversation(id), { method: "DELETE" });
+}
+
+/** Where a conversation can be downloaded: `format` is markdown or json; with `id` null all of them: json or golden. */
+export function exportAddress(id, format) {
+  return `${id === null ? "/rag/conversations" : conversation(id)}/export${query({ format })}`;
+}
+
+/** Puts a thumb ("up", "down", or null for none) with a reason on an answer; the turn. */
+export function judge(id, turn, thumb, reason) {
+  return post(`${conversation(id)}/turns/${turn}/feedback`, { thumb, reason });
+}
+
 /** Whether the server is ready, and if not what it waits for: a sentence from the parts that /ready names. */
 export async function readiness(signal) {
   let response;
@@ -164,10 +218,10 @@ export async function readiness(signal) {
     response = await fetch("/ready", { signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    return { ready: false, message: Problem.unreachable().message };
+    return { ready: false, reached: false, message: Problem.unreachable().message };
   }
   const { parts = {} } = await response.json().catch(() => ({}));
   const waiting = Object.entries(parts).filter(([, part]) => part.state !== "ok").map(([name, { state, detail, remedy }]) =>
     `${name} (${[detail || state, remedy].filter(Boolean).join(" ")})`);
-  return { ready: response.ok, message: waiting.length ? `Not ready yet: ${waiting.join(", ")}.` : "" };
+  return { ready: response.ok, reached: true, message: waiting.length ? `Not ready yet: ${waiting.join(", ")}.` : "" };
 }

@@ -1,40 +1,37 @@
 /**
- * The turns of this tab, kept in sessionStorage so that a reload keeps them and closing the tab forgets them.
+ * The record of a turn: of one that is being asked, and of one that the server has kept. No DOM here.
  *
- * A turn is a plain record; how it comes about and looks is turn.js's business. Nothing is kept on the server here.
+ * A turn is a plain record; how it comes about and looks is turn.js's business, and where it is kept the server's.
  */
 
-const KEY = "readingroom.turns";
-
-/** A turn as it is when its question has just been asked. */
-export function newTurn(question, domain, domainTitle) {
+/** What a turn has of its answer before there is one. */
+export function unanswered() {
   return {
-    question, domain, domainTitle,
-    state: "asking", // asking | done | stopped | failed
-    text: "", passages: null, searchedFor: "", leftOut: [], citations: [],
-    done: null, // of the done event: refused, usage, timings, model, finish_reason
-    problem: null, // of a failure: code, title, message, remedy
+    state: "asking", // asking | done | stopped | removed | failed
+    text: "", passages: null, searchedFor: "", leftOut: [], citations: [], unsupported: [],
+    done: null, // of the done event: refused, usage, timings, model, adapter, finish_reason
+    problem: null, // of a failure: code, status, title, message, remedy, limit, until
+    thumb: null, reason: "", gone: 0, changed: false, kept: true,
   };
 }
 
-/** The turns of before the reload. One that was being answered then is stopped: its stream went with the page. */
-export function loadTurns() {
-  try {
-    const turns = JSON.parse(sessionStorage.getItem(KEY)) ?? [];
-    return turns.map((turn) => (turn.state === "asking" ? { ...turn, state: "stopped" } : turn));
-  } catch {
-    return []; // unreadable, or storage is forbidden
-  }
+/** A turn as it is when its question has just been asked. `number` is its place in its conversation, once it has one. */
+export function newTurn(question, domain, domainTitle) {
+  return { question, domain, domainTitle, number: null, ...unanswered() };
 }
 
-/** Keeps the turns; if they are too many for the browser's limit (some 5 MB), the newest that fit. */
-export function saveTurns(turns) {
-  for (let kept = turns; ; kept = kept.slice(Math.ceil(kept.length / 2))) {
-    try {
-      sessionStorage.setItem(KEY, JSON.stringify(kept));
-      return;
-    } catch {
-      if (kept.length <= 1) return; // nothing can be kept; the page still shows it
-    }
-  }
+const STATES = { stopped: "stopped", removed: "removed" };
+
+/** A turn as the server gives it. `titleOf(name)` is a domain's title. */
+export function keptTurn(turn, titleOf) {
+  const { number, question, domain, answer, citations, finish_reason } = turn;
+  return {
+    ...unanswered(),
+    question, domain, domainTitle: domain ? titleOf(domain) : null, number,
+    state: STATES[finish_reason] ?? "done",
+    text: answer,
+    passages: turn.passages, searchedFor: turn.searched_for, leftOut: turn.left_out, citations, unsupported: turn.unsupported ?? [],
+    done: STATES[finish_reason] ? null : turn,
+    thumb: turn.thumb, reason: turn.reason, gone: turn.gone, changed: Boolean(turn.changed),
+  };
 }

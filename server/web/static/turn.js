@@ -1,22 +1,29 @@
 /**
  * One question and its answer: runs the question, shows every state of it, and offers what can be done with it.
  *
- * The record (transcript.js) is the truth, and `#draw` shows it; nothing is read back from the page. Asking itself
- * is in api.js, Markdown in render.js, the sources panel in sources.js, the box one types into in chat.js.
+ * The record (transcript.js) is the truth, and `#draw` shows it; nothing is read back from the page. Asking itself is in api.js,
+ * Markdown in render.js, the sources panel in sources.js, what stands in place of an answer in cards.js, thumbs in feedback.js, the
+ * conversation that a turn is part of in conversation.js.
  */
 
-import { ask, Problem, readiness } from "./api.js";
+import { ask, Problem } from "./api.js";
+import { goneCard, problemCard, refusalCard } from "./cards.js";
 import { numberSources, placeMarkers, withMarkers } from "./citations.js";
+import { untilReady } from "./connection.js";
 import { announce, el, icon } from "./dom.js";
+import { Feedback } from "./feedback.js";
 import { count, duration } from "./format.js";
 import { AnswerView } from "./render.js";
-import { citedSource, passageEntry, sourcesPanel } from "./sources.js";
+import { citedSource, sourcesPanel } from "./sources.js";
+import { unanswered } from "./transcript.js";
 import { openSource } from "./viewer.js";
 
-const READY_EVERY = 2_000; // ms between two looks at /ready; loading the models takes seconds
-const CLOSEST = 3; // passages that a refusal shows
+const WAITS_FOR = { not_ready: "The server is still starting.", unreachable: "The server is not answering." };
 
-/** Shows the turn `record` and, by `run()`, answers it. `room` is what the page offers: {save, edit, askEverywhere}. */
+/**
+ * Shows the turn `record` and, by `run()`, answers it. `room` is what its conversation offers: `id` ("new" before its first answer),
+ * `kept`, `free`, `adapter`, `placed(turn, {conversation_id, turn})`, `rerun(turn)`, `askEverywhere(question)`.
+ */
 export class Turn {
   #record;
   #room;
@@ -26,30 +33,33 @@ export class Turn {
   #frame = 0;
   #othersOpen = false;
   #answer;
+  #feedback;
   #parts;
 
   constructor(record, room) {
     this.#record = record;
     this.#room = room;
     this.#parts = {
+      head: el("header", { class: "turn-head" }),
+      scope: el("p", { class: "scope" }),
       status: el("p", { class: "status", hidden: true }),
       answer: el("div", { class: "answer prose", dir: "auto" }),
       notes: el("div", { class: "notes" }),
-      foot: el("footer", { class: "turn-foot" }),
-      sources: el("aside", { class: "sources", "aria-label": `Sources for: ${record.question.slice(0, 80)}` }),
+      actions: el("div", { class: "actions" }),
+      timings: el("p", { class: "timings" }),
+      sources: el("aside", { class: "sources" }),
     };
     this.#answer = new AnswerView(this.#parts.answer, (number) => this.#open(number));
-    const long = record.question.length > 280;
-    this.element = el("article", { class: "turn" },
-      el("header", { class: "turn-head" },
-        el("h2", { class: long ? "question long" : "question", dir: "auto", tabindex: long ? "0" : null }, record.question),
-        record.domain && el("p", { class: "scope" }, `Asked in ${record.domainTitle || record.domain}`)),
+    this.#feedback = new Feedback(record, () => room.id);
+    const { head, status, answer, notes, actions, timings, sources } = this.#parts;
+    const foot = el("footer", { class: "turn-foot" }, el("div", { class: "turn-tools" }, actions, this.#feedback.buttons), timings);
+    this.element = el("article", { class: "turn" }, head,
       el("div", { class: "turn-body" },
-        el("div", { class: "turn-answer" }, this.#parts.status, this.#parts.answer, this.#parts.notes, this.#parts.foot),
-        this.#parts.sources));
+        el("div", { class: "turn-answer" }, status, answer, notes, foot, this.#feedback.panel), sources));
     for (const type of ["pointerover", "pointerout", "focusin", "focusout"]) {
       this.element.addEventListener(type, (event) => this.#highlight(event));
     }
+    this.#drawHead();
     this.#draw();
   }
 
@@ -60,28 +70,21 @@ export class Turn {
   /** Asks (again), until the answer is there, fails, or is stopped; which of these is then in the record. */
   async run() {
     const record = this.#record;
-    Object.assign(record, { state: "asking", text: "", passages: null, searchedFor: "", leftOut: [], citations: [], done: null, problem: null });
+    Object.assign(record, unanswered());
     this.#abort = new AbortController();
     this.#waiting = "";
+    this.#place = 0;
+    this.#feedback.panel.hidden = true;
     this.#draw();
     announce("Searching");
     try {
       await this.#askWhenReady(this.#abort.signal);
       record.state = "done";
     } catch (error) {
-      if (error.name === "AbortError") {
-        record.state = "stopped";
-      } else if (error instanceof Problem) {
-        record.state = "failed";
-        record.problem = { code: error.code, title: error.title, message: error.message, remedy: error.remedy, limit: error.limit };
-      } else {
-        record.state = "failed";
-        record.problem = { code: "page", title: "This page failed", message: String(error), remedy: "Reload the page and ask again." };
-        console.error(error);
-      }
+      if (error.name === "AbortError") record.state = "stopped";
+      else this.#fail(error);
     }
     this.#abort = null;
-    this.#room.save();
     this.#draw();
     this.#announceEnd();
   }
@@ -90,37 +93,62 @@ export class Turn {
     this.#abort?.abort();
   }
 
-  /** While the models load, waits for /ready and asks again by itself. */
+  #fail(error) {
+    const record = this.#record;
+    record.state = "failed";
+    if (error instanceof Problem) {
+      const { code, status, title, message, remedy, limit, retryAfter } = error;
+      const until = retryAfter ? Date.now() + retryAfter * 1000 : 0;
+      record.problem = { code, status, title, message, remedy, limit, until };
+      if (code === "broken_off") this.#untilBack();
+    } else {
+      record.problem = { code: "page", title: "This page failed", message: String(error), remedy: "Reload the page and ask again." };
+      console.error(error);
+    }
+  }
+
+  /** What is left of an answer that broke off stays; when the server is back, it is said. */
+  async #untilBack() {
+    const { problem } = this.#record;
+    await untilReady(() => {});
+    if (this.#record.problem !== problem) return; // asked again meanwhile
+    problem.remedy = "It is back now: ask again for the whole answer.";
+    this.#draw();
+    announce("The server is back. Ask again for the whole answer.");
+  }
+
+  /** While the server is away or loads its models, waits for it and asks by itself. */
   async #askWhenReady(signal) {
     for (;;) {
       try {
         return await this.#askOnce(signal);
       } catch (error) {
-        if (!(error instanceof Problem) || error.code !== "not_ready") throw error;
-        await this.#untilReady(error.message, signal);
+        if (!(error instanceof Problem) || !(error.code in WAITS_FOR)) throw error;
+        await this.#wait(error, signal);
       }
     }
   }
 
-  async #untilReady(message, signal) {
-    this.#waiting = message;
-    this.#draw();
-    announce("The server is still starting. The question will be asked as soon as it is ready.");
-    for (;;) {
-      await pause(READY_EVERY, signal);
-      const { ready, message: reason } = await readiness(signal);
-      if (ready) break;
-      this.#waiting = reason || message;
+  async #wait({ code, message }, signal) {
+    const say = (reason) => {
+      this.#waiting = reason;
       this.#draw();
-    }
-    this.#waiting = "";
-    this.#draw();
+    };
+    say(message);
+    announce(`${WAITS_FOR[code]} The question will be asked as soon as it is ready.`);
+    await untilReady((reason) => say(reason || message), signal);
+    say("");
   }
 
   async #askOnce(signal) {
     const record = this.#record;
-    for await (const { event, data } of ask(record.question, record.domain, signal)) {
-      if (event === "passages") {
+    const { question, domain, number: turn } = record;
+    const { id, adapter } = this.#room;
+    for await (const { event, data } of ask({ question, domain, adapter, conversation_id: id, turn }, signal)) {
+      if (event === "place") {
+        record.number = data.turn;
+        this.#room.placed(this, data);
+      } else if (event === "passages") {
         Object.assign(record, { passages: data.passages, searchedFor: data.searched_for, leftOut: data.left_out ?? [] });
         announce(`Reading ${count(data.passages.length, "passage")}`);
       } else if (event === "queued") {
@@ -130,9 +158,12 @@ export class Turn {
         record.text += data.text;
       } else if (event === "citation") {
         record.citations.push(data);
+      } else if (event === "unsupported") {
+        record.unsupported.push(data.sentence);
+      } else if (event === "withdrawn") {
+        Object.assign(record, { text: "", citations: [], unsupported: [] }); // the refusal follows
       } else if (event === "done") {
-        const { answer, refused, citations, usage, timings, model, finish_reason } = data;
-        Object.assign(record, { text: answer, citations, done: { refused, usage, timings, model, finish_reason } });
+        Object.assign(record, { text: data.answer, citations: data.citations, done: data, kept: data.conversation_id !== null });
       }
       this.#drawSoon();
     }
@@ -150,12 +181,31 @@ export class Turn {
     const refused = record.done?.refused ?? false;
     this.element.dataset.state = refused ? "refused" : record.state;
     this.element.setAttribute("aria-busy", String(record.state === "asking"));
+    this.#drawScope();
     this.#drawStatus();
-    this.#answer.update(refused ? "" : record.text, refused ? [] : record.citations);
+    this.#answer.update(refused ? "" : record.text, refused ? [] : record.citations, refused ? [] : record.unsupported);
     this.#parts.answer.hidden = refused || !record.text;
-    this.#parts.notes.replaceChildren(...this.#notes(refused));
+    this.#drawNotes(refused);
     this.#drawFoot(refused);
     this.#drawSources(refused);
+  }
+
+  #drawHead() {
+    const { question } = this.#record;
+    const long = question.length > 280;
+    this.#parts.head.replaceChildren(
+      el("h2", { class: long ? "question long" : "question", dir: "auto", tabindex: long ? "0" : null }, question), this.#parts.scope);
+    this.#parts.sources.setAttribute("aria-label", `Sources for: ${question.slice(0, 80)}`);
+  }
+
+  /** Where was asked, and for what was searched if those are not the question's own words. */
+  #drawScope() {
+    const { question, domain, domainTitle, searchedFor } = this.#record;
+    const parts = [];
+    if (domain) parts.push(`Asked in ${domainTitle || domain}`);
+    if (searchedFor && searchedFor !== question.trim()) parts.push(`Searched for: ${searchedFor}`);
+    this.#parts.scope.textContent = parts.join(" · ");
+    this.#parts.scope.hidden = !parts.length;
   }
 
   #drawStatus() {
@@ -170,68 +220,69 @@ export class Turn {
     else status.textContent = "Searching…";
   }
 
-  #notes(refused) {
-    const { state, problem, done, citations } = this.#record;
-    if (state === "failed") return [this.#problemCard(problem)];
-    if (refused) return [this.#refusalCard()];
-    const note = (text) => el("p", { class: "note" }, text);
-    const notes = [];
-    if (state === "stopped") notes.push(note("Stopped before the end."));
-    if (done?.finish_reason === "length") notes.push(note("The answer reached its length limit and ends here."));
-    if (state === "done" && !citations.length) {
-      notes.push(note("No sentence of this answer could be matched to your documents. Treat it with care."));
+  /** Only when they change: a card has buttons that may have the focus, and a countdown that runs. */
+  #drawNotes(refused) {
+    const { state, problem, done, citations, gone, changed, kept, passages } = this.#record;
+    const key = JSON.stringify([state, problem, refused, done?.finish_reason, citations.length, gone, changed, kept, passages?.length]);
+    if (state === "asking" && !refused) {
+      this.#parts.notes.replaceChildren();
+      this.#parts.notes.dataset.key = "";
+    } else if (this.#parts.notes.dataset.key !== key) {
+      this.#parts.notes.dataset.key = key;
+      this.#parts.notes.replaceChildren(...this.#notes(refused));
     }
+  }
+
+  #notes(refused) {
+    const { state, problem, done, citations, gone, changed, kept, text } = this.#record;
+    const note = (said) => el("p", { class: "note" }, said);
+    const notes = [];
+    if (state === "failed") notes.push(problemCard(problem));
+    else if (state === "removed") notes.push(goneCard());
+    else if (refused) notes.push(refusalCard(this.#record, (question) => this.#room.askEverywhere(question)));
+    else {
+      if (state === "stopped") notes.push(note(text ? "Stopped before the end." : "Stopped before the first word."));
+      if (done?.finish_reason === "length") notes.push(note("The answer reached its length limit and ends here."));
+      if (gone) notes.push(note(`${count(gone, "document")} among the sources ${gone === 1 ? "has" : "have"} been deleted since.`));
+      if (changed) notes.push(note("A document has changed since this was written, and what it said then is no longer among the sources."));
+      if (state === "done" && !citations.length && !changed) {
+        notes.push(note("No sentence of this answer could be matched to your documents. Treat it with care."));
+      }
+    }
+    if (!kept) notes.push(note("This answer could not be kept. It is gone when the page is left; the server's log says why."));
     return notes;
   }
 
-  #problemCard({ title, message, remedy }) {
-    return el("div", { class: "problem" },
-      el("p", { class: "problem-title" }, title.replace(/\.$/, "")),
-      message.replace(/\.$/, "") !== title.replace(/\.$/, "") && el("p", {}, message),
-      remedy && el("p", {}, remedy));
-  }
-
-  #refusalCard() {
-    const { domain, domainTitle, searchedFor, passages, question } = this.#record;
-    const where = domain ? domainTitle || domain : "all documents";
-    const closest = (passages ?? []).slice(0, CLOSEST);
-    return el("div", { class: "refusal" },
-      el("h3", {}, "Not in your documents"),
-      el("p", {}, "I searched ", el("strong", {}, where), " for ", el("q", { dir: "auto" }, searchedFor || question),
-        closest.length ? " and found nothing that answers it." : " and found nothing near it."),
-      closest.length ? el("h4", {}, "Closest I found") : null,
-      closest.length ? el("ul", { class: "source-list" }, closest.map((passage) => passageEntry(passage))) : null,
-      el("h4", {}, "How to go on"),
-      el("ul", { class: "ways" },
-        el("li", {}, "Ask with the words that your documents would use."),
-        domain && el("li", {}, el("button", { type: "button", class: "link", onclick: () => this.#room.askEverywhere(question) }, "Ask all documents"), "."),
-        el("li", {}, "Add the document that holds the answer in the ", el("a", { href: "/library" }, "library"), ".")));
-  }
-
   #drawFoot(refused) {
-    const { state, text } = this.#record;
-    const action = (name, label, onclick) => el("button", { type: "button", class: "button quiet", onclick }, icon(name), label);
-    const actions = [];
-    if (state !== "asking") {
-      if (text && !refused) actions.push(action("copy", "Copy", (event) => this.#copy(event.currentTarget)));
-      actions.push(action("retry", state === "done" ? "Ask again" : "Try again", () => this.#room.rerun(this)));
-      actions.push(action("edit", "Edit", () => this.#room.edit(this.#record.question)));
+    const { state, text, number, problem } = this.#record;
+    const { actions, timings } = this.#parts;
+    const key = [state, Boolean(text), refused].join();
+    if (actions.dataset.key !== key) {
+      actions.dataset.key = key;
+      const action = (name, label, onclick) => el("button", { type: "button", class: "button quiet", onclick }, icon(name), label);
+      actions.replaceChildren(...(state === "asking" ? [] : [
+        text && !refused && action("copy", "Copy", (event) => this.#copy(event.currentTarget)),
+        action("retry", state === "done" || state === "removed" ? "Ask again" : "Try again", () => this.#room.rerun(this)),
+        action("edit", "Edit", () => this.edit()),
+      ].filter(Boolean)));
     }
-    this.#parts.foot.replaceChildren(el("div", { class: "actions" }, actions), this.#timings() ?? "");
+    const judged = this.#room.kept && number !== null && this.#record.kept && (state === "done" || state === "stopped") && !problem;
+    this.#feedback.buttons.hidden = !judged;
+    timings.textContent = this.#timings();
   }
 
   #timings() {
     const { done } = this.#record;
-    if (!done?.timings) return null;
+    if (!done?.timings) return "";
     const { ttft_ms, total_ms } = done.timings;
     const tokens = done.usage?.completion_tokens;
-    const parts = [
+    return [
       ttft_ms !== null && ttft_ms !== undefined && `first word ${duration(ttft_ms)}`,
       total_ms && `${duration(total_ms)} in all`,
       tokens ? count(tokens, "token") : null,
       done.model,
-    ].filter(Boolean);
-    return el("p", { class: "timings" }, parts.join(" · "));
+      done.adapter,
+    ].filter(Boolean).join(" · ");
   }
 
   #drawSources(refused) {
@@ -258,6 +309,42 @@ export class Turn {
     if (!number) return;
     const on = event.type === "pointerover" || event.type === "focusin";
     for (const one of this.element.querySelectorAll(`[data-source="${number}"]`)) one.classList.toggle("lit", on);
+  }
+
+  /** Turns the question into a field; what is sent from there is asked in this turn's place. */
+  edit() {
+    const field = el("textarea", { rows: "2", "aria-label": "Edit the question", dir: "auto" });
+    field.value = this.#record.question;
+    const leave = () => {
+      this.#drawHead();
+      this.#parts.actions.querySelector("button:last-child")?.focus();
+    };
+    const form = el("form", { class: "edit" }, field,
+      el("div", { class: "dialog-actions" },
+        el("button", { type: "button", class: "button", onclick: leave }, "Cancel"),
+        el("button", { type: "submit", class: "button primary" }, "Ask")));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const question = field.value.trim();
+      if (!question || !this.#room.free) return;
+      this.#record.question = question;
+      this.#drawHead();
+      this.#room.rerun(this);
+    });
+    field.addEventListener("keydown", (event) => {
+      if (event.isComposing) return;
+      if (event.key === "Enter" && !event.shiftKey) {
+        event.preventDefault();
+        form.requestSubmit();
+      } else if (event.key === "Escape") {
+        event.stopPropagation();
+        leave();
+      }
+    });
+    this.#parts.head.replaceChildren(form);
+    field.style.height = `${Math.min(field.scrollHeight + 2, 320)}px`; // through the CSSOM, which the content security policy allows
+    field.focus();
+    field.setSelectionRange(field.value.length, field.value.length);
   }
 
   async #copy(button) {
@@ -287,21 +374,6 @@ export class Turn {
     for (const marker of copy.querySelectorAll("sup")) marker.remove();
     return copy.textContent.replace(/\s+/g, " ").trim();
   }
-}
-
-function pause(ms, signal) {
-  return new Promise((resolve, reject) => {
-    const aborted = () => {
-      clearTimeout(timer);
-      reject(new DOMException("Stopped", "AbortError"));
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", aborted);
-      resolve();
-    }, ms);
-    if (signal.aborted) aborted();
-    else signal.addEventListener("abort", aborted, { once: true });
-  });
 }
 
 async function toClipboard(text) {

@@ -95,8 +95,8 @@ function head(source) {
     el("div", { class: "viewer-name" },
       el("h2", { id: "viewer-title", dir: "auto" }, source.title || source.path),
       el("p", { class: "path" }, where)),
-    el("a", { class: "button quiet", href: fileAddress(source.document_id), target: "_blank", rel: "noopener" },
-      icon("external"), "Original", el("span", { class: "hidden" }, " file, opens in a new tab")),
+    el("a", { class: "button quiet", href: fileAddress(source.document_id, source.page), target: "_blank", rel: "noopener" },
+      icon("external"), source.page ? `Page ${source.page}` : "Original", el("span", { class: "hidden" }, " of the file, opens in a new tab")),
     el("button", { type: "button", class: "button quiet square", "aria-label": "Close", onclick: () => dialog.close() }, icon("close")));
 }
 
