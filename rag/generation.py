@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -20,6 +21,12 @@ from rag.errors import ReadingRoomError
 from rag.records import Turn, Usage
 
 FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+
+payer: ContextVar[Callable[[Usage], None] | None] = ContextVar("payer", default=None)
+"""Who pays for what is generated in this context: told the tokens of each generation when it is over, also when whoever asked has left.
+
+Called in the engine's thread. A context and no argument, so that nothing which generates on the way to an answer can be left out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,7 @@ class Generation:
         self._wake = wake
         self._position = partial(position, self)
         self._loop = asyncio.get_running_loop()
+        self._payer = payer.get()
         self._moved = asyncio.Event()
         self._pieces: asyncio.Queue[str | ReadingRoomError | None] = asyncio.Queue()
 
@@ -122,10 +130,18 @@ class Generation:
 
     def put(self, item: str | ReadingRoomError | None) -> None:
         """A piece of its text, what broke it, or None at its end. From any thread."""
+        if not isinstance(item, str):
+            self._pay()
         try:
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, item)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self.cancelled = True
+
+    def _pay(self) -> None:
+        """It is over. Who left while it still waited in the queue has used nothing."""
+        pay, self._payer = self._payer, None
+        if pay is not None and self.admitted_at is not None:
+            pay(self.usage)
 
 
 class Text:

@@ -20,7 +20,7 @@ from litestar.openapi.spec import License
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.app import ReadingRoom
-from server.auth import App, Guard
+from server.auth import App, Guard, caller_of
 from server.errors import HANDLERS
 from server.routes.adapters import AdaptersController
 from server.routes.conversations import ConversationsController
@@ -30,6 +30,8 @@ from server.routes.ollama import OllamaController
 from server.routes.ollama_models import OllamaModels, knock
 from server.routes.openai import OpenAIController
 from server.routes.ops import Readings, health, metrics, ready
+from server.routes.usage import UsageController
+from server.scopes import Caller
 
 WEB = Path(__file__).parent / "web"
 
@@ -50,6 +52,9 @@ def create_app(room: ReadingRoom) -> App:
     async def provide_room() -> ReadingRoom:
         return room
 
+    async def provide_caller(scope: Scope) -> Caller:
+        return caller_of(scope)
+
     litestar = Litestar(
         route_handlers=[
             NativeController,
@@ -59,6 +64,7 @@ def create_app(room: ReadingRoom) -> App:
             OpenAIController,
             OllamaController,
             OllamaModels,
+            UsageController,
             knock,
             health,
             ready,
@@ -66,7 +72,7 @@ def create_app(room: ReadingRoom) -> App:
             static,
             *(_page(path, name) for path, name in _PAGES.items()),
         ],
-        dependencies={"room": Provide(provide_room)},
+        dependencies={"room": Provide(provide_room), "caller": Provide(provide_caller)},
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         middleware=[_counted(room)],
@@ -82,10 +88,13 @@ def create_app(room: ReadingRoom) -> App:
             render_plugins=[JsonRenderPlugin()],
             use_handler_docstrings=True,
         ),
-        signature_types=[ReadingRoom],
+        signature_types=[ReadingRoom, Caller],
         logging_config=None,
     )
-    return Guard(litestar, room.settings.server)  # type: ignore[arg-type]
+    access = room.access
+    if access is None:
+        return Guard(litestar, room.settings.server)  # type: ignore[arg-type]
+    return Guard(litestar, room.settings.server, keys=access.keys, meter=access.meter, command=access.command)  # type: ignore[arg-type]
 
 
 def app_version() -> str:

@@ -35,9 +35,13 @@ class DataDirLock:
                 f"{self._data_dir} is in use{by}.", "Stop that process, ask it over HTTP, or choose another --data-dir."
             ) from None
 
-    def announce(self, url: str) -> None:
-        """Say where this process serves."""
-        self._address.write_text(json.dumps({"url": url, "pid": os.getpid()}), encoding="utf-8")
+    def announce(self, url: str, key: str = "") -> None:
+        """Say where this process serves, and to the commands of whoever may read the data directory what opens it: a key of this run."""
+        partial = self._address.with_suffix(".tmp")
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump({"url": url, "pid": os.getpid(), "key": key}, file)
+        partial.replace(self._address)
 
     def release(self) -> None:
         """Let others in."""
@@ -52,7 +56,17 @@ def address_of(data_dir: Path) -> str | None:
         return None
     with contextlib.suppress(Timeout), lock.acquire(timeout=0):
         return None
+    return _announced(data_dir).get("url")
+
+
+def command_key(data_dir: Path) -> str:
+    """What opens the server that holds the data directory to the commands; empty if none does, or it is not to be read."""
+    return _announced(data_dir).get("key") or ""
+
+
+def _announced(data_dir: Path) -> dict[str, str]:
     try:
-        return str(json.loads((data_dir / "server.json").read_text(encoding="utf-8"))["url"])
-    except (OSError, ValueError, KeyError):
-        return None
+        told = json.loads((data_dir / "server.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

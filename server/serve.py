@@ -13,22 +13,27 @@ import uvicorn
 from rag.errors import CannotListen
 from rag.settings import Settings
 from server.app import ReadingRoom
+from server.audit import set_by_hand
 from server.auth import check_binding
-from server.http import create_app
+from server.http import app_version, create_app
+from server.keys import any_keys
+from server.scopes import COMMAND
 
 log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit status. Raises `UnsafeBinding`, `CannotListen`, `StoreLocked` before it listens."""
-    check_binding(settings.server)
+    check_binding(settings.server, keys=any_keys(settings.data_dir))
     listener = _listen(settings.server.host, settings.server.port)
     room = ReadingRoom(settings)
     room.start()
     try:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        room.lock.announce(f"http://{shown}:{port}")
+        assert room.access is not None
+        room.note(COMMAND, "server.start", f"http://{shown}:{port}", version=app_version(), settings=set_by_hand(settings))
+        room.lock.announce(f"http://{shown}:{port}", room.access.command)
         print(f"Reading Room is at http://{shown}:{port}  (watching {settings.corpora}/, Ctrl+C ends it)", file=sys.stderr, flush=True)
         # uvicorn ends gracefully on these and then raises them again for whoever was there before; that is us, and we go on
         # to stop the room.
@@ -46,6 +51,7 @@ async def _run(room: ReadingRoom, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whose `X-Forwarded-For` is believed is a setting: `server/calls.py`
         timeout_graceful_shutdown=10,
     )
     server = _Server(config, room)

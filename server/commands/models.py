@@ -123,7 +123,8 @@ def _list_catalogue(entries: Sequence[Entry], as_json: bool) -> int:
 
 def _show(args: argparse.Namespace, settings: Settings) -> int:
     from rag import catalogue, models
-    from rag.engines import memory_budget, memory_needed
+    from rag.capacity import memory_budget
+    from rag.engines import memory_needed
 
     try:
         model = models.find(args.name, settings.data_dir)
@@ -170,7 +171,7 @@ _TEMPLATE = "tokenizer.chat_template"
 
 def _use(args: argparse.Namespace, settings: Settings) -> int:
     from rag import models, tomlfile
-    from server.lock import address_of
+    from server.lock import address_of, command_key
 
     model = models.find(args.name, settings.data_dir)
     line = Line(sys.stderr if not args.json else None)
@@ -181,7 +182,7 @@ def _use(args: argparse.Namespace, settings: Settings) -> int:
     url = address_of(settings.data_dir)
     # The server first: what it cannot load must not stand in the settings.
     if url is not None and not settings.engine.url:
-        _tell(url, settings.server.key, model.name)
+        _tell(url, command_key(settings.data_dir) or settings.server.key, model.name)
     config = args.config or Path("readingroom.toml")
     tomlfile.set_value(config, "engine", "model", model.name)
     notes = []

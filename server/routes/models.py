@@ -10,6 +10,7 @@ from litestar import Controller, get, post
 from rag import models
 from rag.catalogue import key
 from server.app import ReadingRoom
+from server.scopes import Caller
 
 
 class Listed(msgspec.Struct):
@@ -59,9 +60,12 @@ class ModelsController(Controller):
         return await asyncio.to_thread(_listed, room)
 
     @post("/use", status_code=200, summary="Change the default model")
-    async def use(self, room: ReadingRoom, data: UseBody) -> Used:
+    async def use(self, room: ReadingRoom, caller: Caller, data: UseBody) -> Used:
         """Loads it beside the present one, which ends its answers and goes. At the next start `engine.model` counts again."""
-        return Used((await room.use_model(data.name)).model)
+        before = room.engine.model
+        used = (await room.use_model(data.name)).model
+        await asyncio.to_thread(room.note, caller, "model.use", used, before=before)
+        return Used(used)
 
 
 def _listed(room: ReadingRoom) -> ModelList:

@@ -28,10 +28,13 @@ from rag import answer as path_of_a_question
 from rag import filters
 from rag.answer import Question
 from rag.conversations import Conversations, Draft, keeping
-from rag.errors import InvalidInput, UnknownDocument
+from rag.domains import read_domains
+from rag.errors import Forbidden, InvalidInput, UnknownDocument
 from rag.records import Document, Done, Event, Passage, Turn
+from server.activity import Bulk
 from server.app import ReadingRoom, bulk_fields
 from server.routes.conversations import owner_of
+from server.scopes import Caller
 from server.stream import after, answer_stream, event_stream, sse, unless_left
 
 # A question's own limit is a setting; this bounds what is read before it can be checked.
@@ -164,14 +167,15 @@ class NativeController(Controller):
     tags = ("Reading Room",)
 
     @get("/domains", summary="The domains, with counts")
-    async def domains(self, room: ReadingRoom) -> DomainList:
-        """Each sub-folder of the watched folder."""
-        return DomainList(await asyncio.to_thread(room.domains))
+    async def domains(self, room: ReadingRoom, caller: Caller) -> DomainList:
+        """Each sub-folder of the watched folder; of those alone that the key is for, if it is for some."""
+        return DomainList([domain for domain in await asyncio.to_thread(room.domains) if caller.sees(str(domain["name"]))])
 
     @get("/documents", summary="The documents, by path")
     async def documents(
         self,
         room: ReadingRoom,
+        caller: Caller,
         domain: str | None = None,
         status: Literal["queued", "parsing", "embedding", "indexed", "failed"] | None = None,
         q: Annotated[str | None, Parameter(description="part of the path or the title")] = None,
@@ -179,39 +183,53 @@ class NativeController(Controller):
         limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
     ) -> DocumentPage:
         """A page of them; follow `next_cursor` for more. An unknown domain is 404."""
+        wanted = caller.domain(domain or None)
         if domain:
             path_of_a_question.find_domain(room.settings.corpora, domain)
+        within = caller.domains if wanted is None else None
         items, next_cursor = await asyncio.to_thread(
-            room.documents.documents, domain=domain or None, status=status, q=q or None, cursor=cursor or None, limit=limit
+            room.documents.documents, domain=wanted, status=status, q=q or None, cursor=cursor or None, limit=limit, within=within
         )
         return DocumentPage([room.live(document) for document in items], next_cursor)
 
     @post("/documents", status_code=202, summary="Upload a document", guards=[form_only])
-    async def upload(self, room: ReadingRoom, data: Annotated[UploadForm, Body(media_type=RequestEncodingType.MULTI_PART)]) -> Document:
-        """Writes the file into the watched folder; it is answerable once its status is `indexed`. A file of that name is replaced."""
-        return await asyncio.to_thread(room.upload, data.domain, data.file.filename, data.file.file, create=data.create)
+    async def upload(
+        self, room: ReadingRoom, caller: Caller, data: Annotated[UploadForm, Body(media_type=RequestEncodingType.MULTI_PART)]
+    ) -> Document:
+        """Writes the file into the watched folder; it is answerable once its status is `indexed`. A file of that name is replaced.
+
+        A new domain is made for an administrator only.
+        """
+        caller.domain(data.domain)
+        new = data.create and data.domain not in await asyncio.to_thread(read_domains, room.settings.corpora)
+        if new and not caller.admin:
+            raise Forbidden(f"There is no domain {data.domain!r}, and this key may not make one.", "Use a key with the scope admin.")
+        document = await asyncio.to_thread(room.upload, data.domain, data.file.filename, data.file.file, create=new)
+        if new:
+            await asyncio.to_thread(room.note, caller, "domain.create", document.domain)
+        return document
 
     @get("/documents/{document_id:str}", summary="One document")
-    async def document(self, room: ReadingRoom, document_id: str) -> Document:
+    async def document(self, room: ReadingRoom, caller: Caller, document_id: str) -> Document:
         """Its record; `progress` while it is being read or indexed."""
-        return room.live(_known(room, document_id))
+        return room.live(_known(room, caller, document_id))
 
     @get("/documents/{document_id:str}/text", summary="The text of a document")
-    async def text(self, room: ReadingRoom, document_id: str) -> DocumentText:
+    async def text(self, room: ReadingRoom, caller: Caller, document_id: str) -> DocumentText:
         """What the offsets of passages and citations refer to."""
-        document = _known(room, document_id)
+        document = _known(room, caller, document_id)
         text = await asyncio.to_thread(room.documents.text, document_id)
         if text is None:
             raise UnknownDocument(f"{document.path} has no text: it is {document.status}.", "See its `error`, or wait until it is indexed.")
         return DocumentText(text)
 
     @get("/documents/{document_id:str}/file", summary="The original file")
-    async def file(self, room: ReadingRoom, document_id: str) -> File | Response[bytes]:
+    async def file(self, room: ReadingRoom, caller: Caller, document_id: str) -> File | Response[bytes]:
         """Its bytes, as they lie in the watched folder, or in the archive or mail there that it is part of.
 
         Types that could run script are sent as downloads.
         """
-        document = _known(room, document_id)
+        document = _known(room, caller, document_id)
         path = room.settings.corpora / document.path
         kind, disposition, headers = _shown_as(path.name)
         if document.container is not None:
@@ -223,10 +241,11 @@ class NativeController(Controller):
         return File(path, filename=path.name, media_type=kind, content_disposition_type=disposition, headers=headers)
 
     @delete("/documents/{document_id:str}", status_code=200, summary="Delete a document")
-    async def delete(self, room: ReadingRoom, document_id: str) -> DeleteReceipt:
+    async def delete(self, room: ReadingRoom, caller: Caller, document_id: str) -> DeleteReceipt:
         """Removes the file and everything that was made of it; answers when it is gone."""
-        _known(room, document_id)
+        document = _known(room, caller, document_id)
         receipt = await asyncio.wrap_future(room.remove(document_id))
+        await asyncio.to_thread(room.note, caller, "document.delete", document.path, document_id=document_id)
         return msgspec.convert(receipt, DeleteReceipt, from_attributes=True)
 
     @post("/sync", status_code=200, summary="Bring the index up to date")
@@ -239,17 +258,21 @@ class NativeController(Controller):
         return msgspec.convert(report, SyncReport, from_attributes=True)
 
     @post("/search", status_code=200, summary="Search", guards=[json_only], request_max_body_size=_JSON_BYTES)
-    async def search(self, room: ReadingRoom, data: SearchBody) -> SearchResult:
+    async def search(self, room: ReadingRoom, caller: Caller, data: SearchBody) -> SearchResult:
         """The passages for a question, without an answer. A filter that cannot be meant is 400."""
-        question = Question(data.question, data.domain, data.limit, filters=filters.parse(data.filters))
+        domain = caller.domain(data.domain)
+        question = Question(data.question, domain, data.limit, filters=filters.parse(data.filters), within=caller.domains)
         return SearchResult(await path_of_a_question.search(question, room.library))
 
     @post("/ask", status_code=200, summary="Ask", guards=[json_only], request_max_body_size=_JSON_BYTES)
-    async def ask(self, room: ReadingRoom, request: Request[Any, Any, Any], data: AskBody) -> Stream | Response[Done]:
+    async def ask(self, room: ReadingRoom, caller: Caller, request: Request[Any, Any, Any], data: AskBody) -> Stream | Response[Done]:
         """SSE: `passages`, `token`..., `citation`..., `done`, or `error`. With `stream` false, the `done` object.
 
         Leaving stops the work. In a conversation, the header `Content-Location` says where the turn is kept.
         """
+        if caller.site and (data.model or data.adapter):
+            raise Forbidden("A site key cannot choose the model or the adapter.", "Leave them out; domain.toml sets them.")
+        data.domain = caller.domain(data.domain)
         question = Question(
             data.question,
             data.domain,
@@ -260,6 +283,7 @@ class NativeController(Controller):
             data.model,
             data.adapter,
             filters=filters.parse(data.filters),
+            within=caller.domains,
         )
         if data.conversation_id is None:
             if data.turn is not None:
@@ -282,7 +306,7 @@ class NativeController(Controller):
         return response
 
     @get("/events", summary="Progress of documents")
-    async def events(self, room: ReadingRoom) -> Stream:
+    async def events(self, room: ReadingRoom, caller: Caller) -> Stream:
         """SSE: `state` first, then `document` and `removed` as things happen, and `ingest`: how far the whole is.
 
         `state` has the counts by domain and status, `ingest`, and the largest upload in MiB. Who does not keep up misses
@@ -291,9 +315,11 @@ class NativeController(Controller):
 
         def hello() -> bytes:
             limit = room.settings.server.max_upload_mb
-            return sse("state", {"documents": room.documents.counts(), "ingest": bulk_fields(room.activity.bulk), "max_upload_mb": limit})
+            counts = {domain: n for domain, n in room.documents.counts().items() if caller.sees(domain)}
+            bulk = room.activity.bulk if caller.domains is None else Bulk()  # it counts the documents of all domains
+            return sse("state", {"documents": counts, "ingest": bulk_fields(bulk), "max_upload_mb": limit})
 
-        return event_stream(room.broadcast.listen(hello))
+        return event_stream(room.broadcast.listen(hello, caller.domains))
 
 
 def _shown_as(name: str) -> tuple[str, Literal["inline", "attachment"], dict[str, str]]:
@@ -306,9 +332,9 @@ def _shown_as(name: str) -> tuple[str, Literal["inline", "attachment"], dict[str
     return "text/plain" if plain else kind, "inline" if shown or plain else "attachment", headers
 
 
-def _known(room: ReadingRoom, document_id: str) -> Document:
+def _known(room: ReadingRoom, caller: Caller, document_id: str) -> Document:
     document = room.documents.document(document_id)
-    if document is None:
+    if document is None or not caller.sees(document.domain):
         raise UnknownDocument(f"There is no document {document_id!r}.", "List them with GET /rag/documents.")
     return document
 

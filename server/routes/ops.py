@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from rag.errors import NotReady
 from server.app import Ingesting, ReadingRoom, bulk_fields
+from server.scopes import NOBODY, Caller
 
 _STARTED = time.time()
 
@@ -25,8 +26,10 @@ async def health() -> dict[str, str]:
 
 
 @get("/ready", tags=["Operations"], summary="Ready")
-async def ready(room: ReadingRoom) -> Response[dict[str, Any]]:
+async def ready(room: ReadingRoom, caller: Caller) -> Response[dict[str, Any]]:
     """200 when questions can be answered; 503 before, naming the parts that are `starting` or `failed`.
+
+    Where keys are needed, who shows none is told no more than that, and a key of some domains nothing of the others.
 
     `ingest`: `waiting` files and the age of the oldest (`waiting_s`); `done` `of` so many in this bulk; how long ago the
     whole folder was gone through (`reconciled_s`); `unforgotten` deleted chunks whose bytes may still be on the disk.
@@ -34,11 +37,13 @@ async def ready(room: ReadingRoom) -> Response[dict[str, Any]]:
     parts = room.parts()
     ingest = room.ingesting()
     ok = all(part.state == "ok" for part in parts.values())
-    body: dict[str, Any] = {
-        "ready": ok,
-        "parts": {name: {"state": part.state, "detail": part.detail, "remedy": part.remedy} for name, part in parts.items()},
-        "documents": room.documents.counts(),
-        "ingest": {
+    body: dict[str, Any] = {"ready": ok, "parts": {name: {"state": part.state} for name, part in parts.items()}}
+    if caller is not NOBODY:
+        body["parts"] = {name: {"state": part.state, "detail": part.detail, "remedy": part.remedy} for name, part in parts.items()}
+        body["documents"] = {domain: counts for domain, counts in room.documents.counts().items() if caller.sees(domain)}
+        body["model"] = room.engine.model
+    if caller.domains is None:
+        body["ingest"] = {
             **bulk_fields(ingest.bulk),
             "waiting": ingest.waiting,
             "waiting_s": _rounded(ingest.bulk.waiting_s),
@@ -46,9 +51,7 @@ async def ready(room: ReadingRoom) -> Response[dict[str, Any]]:
             "mode": ingest.mode,
             "error": ingest.error,
             "unforgotten": ingest.unforgotten,
-        },
-        "model": room.engine.model,
-    }
+        }
     return Response(body, status_code=200 if ok else 503, headers={} if ok else {"Retry-After": str(NotReady.retry_after)})
 
 
