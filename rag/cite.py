@@ -1,8 +1,10 @@
 """From a sentence of an answer to the span of a passage that supports it, verified against the document.
 
 The model is not asked for citations: small ones do not give them, larger ones invent them. Each finished sentence is
-compared with every sentence of the passages that the model read, and the best is cited if it carries enough of it and
-all of its numbers. A citation is made only if its quote stands in the document at its offsets now.
+compared with every sentence of the passages that the model read. One is cited if it carries enough of the sentence's words, or
+means nearly the same, and has all of its numbers, dates, units and names (`rag/facts.py`). A citation is made only if its quote
+stands in the document at its offsets now. What nothing supports is told as `Unsupported`. What is done with an answer that has
+too much of it is decided in `rag/answer.py`.
 """
 
 from __future__ import annotations
@@ -13,69 +15,217 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from rag.records import Citation, Passage
+from rag import facts
+from rag.facts import Claims, Supply
+from rag.marks import Marks
+from rag.records import Citation, Passage, Unsupported
 from rag.sentences import content_stems, sentence_spans
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Share of a sentence's weight that its quote must carry. Hand-checked on answers over the guide: below one half, the two
 # share only their topic.
 MIN_SUPPORT = 0.5
 
+# Cosine from which two sentences with the same facts say the same.
+MIN_NEARNESS = 0.75
+
+# What a paraphrase shares with its source at least, of its words' weight; and how many sources are compared by meaning, of
+# which each costs the embedder some 10 ms.
+_LEAST_SHARED = 0.2
+_COMPARED = 4
+
+# What a sentence shares with the heading or title of its source counts half: it says of what, and not what.
+_AROUND = 0.5
+
+# To a source of the passage that the model pointed at, where two carry about the same.
+_POINTED = 0.05
+
 # "The answer is:" has one word that means something; it could be matched to anything that has it too.
 _LEAST_WORDS = 2
 
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+# Stems of what answers say of themselves: sentences with no other words state nothing.
+_EMPTY = frozenset(
+    content_stems(
+        "answer question passage document documents text context source following based provided given information sentence "
+        "according yes no sure okay ok of course certainly correct true false here summary conclusion note"
+    )
+)
+
+_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}[-|: ]*$")
+
+Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
+"""Texts to unit rows (n, dimension): `Embedder.embed_passages`."""
+
+Judge = Callable[[str, Sequence[str]], Sequence[float]]
+"""How well each span supports the sentence, 0..1: a cross-encoder."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
     passage: Passage
+    number: int
+    """Of the passage, as the prompt counts them, from 1."""
     start: int
     end: int
     stems: frozenset[str]
+    around: frozenset[str]
+    """Stems of its title, its headings and, of a table's row, of the header."""
+
+    @property
+    def quote(self) -> str:
+        return self.passage.text[self.start : self.end]
 
 
 class Citer:
-    """Cites the sentences of one answer from the passages it was made from.
+    """Cites the sentences of one answer from the passages it was made from. All calls block, some of them for 50 ms.
 
-    `text_of` gives a document's present text, or None if it is gone; the quote is verified against it.
+    `text_of` gives a document's present text, or None if it is gone; the quote is verified against it. An answer of one word
+    is read together with `question`. Without `embed` only words are compared; `judge`, where there is one, must agree with it.
     """
 
-    def __init__(self, passages: Sequence[Passage], text_of: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        text_of: Callable[[str], str | None],
+        question: str = "",
+        embed: Embed | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self._passages = passages
         self._text_of = text_of
-        self._spans = [span for passage in passages for span in _spans(passage)]
-        seen = Counter(stem for span in self._spans for stem in span.stems)
-        # A word that stands in every sentence of the passages says nothing about which of them is meant.
-        self._weight = {stem: math.log(1 + len(self._spans) / n) for stem, n in seen.items()}
-        self._unknown = math.log(1 + max(1, len(self._spans)))
+        self._question = question
+        self._embed = embed
+        self._judge = judge
+        self._supplies: dict[_Span, Supply] = {}
+        self._arounds: dict[tuple[int, str], Supply] = {}
+        self._rows: dict[str, NDArray[np.float32]] = {}
 
-    def cite(self, sentence: str) -> Citation | None:
-        """The best supporting span, or None if none supports it well enough."""
-        stems = frozenset(content_stems(sentence))
-        total = sum(self._weight.get(stem, self._unknown) for stem in stems)
-        if len(stems) < _LEAST_WORDS or not total:
+    def check(self, sentence: str, number: int | None = None) -> Citation | Unsupported | None:
+        """What supports a sentence; `Unsupported` if nothing does, None if it states nothing ("Yes.", "The answer is:").
+
+        `number`: of the passage that the model pointed at. Of sources that carry the sentence about equally, one of that is
+        taken; it is verified as any other.
+        """
+        stems = _stems(sentence)
+        if not stems - _EMPTY or sentence.lstrip().startswith("#") or _TABLE_RULE.match(sentence):
             return None
-        best, best_support, best_key = None, 0.0, (0.0, 0.0)
-        numbers = set(_NUMBER.findall(sentence))
+        return self._cited(sentence, stems, number) or Unsupported(sentence)
+
+    def cite(self, sentence: str, number: int | None = None) -> Citation | None:
+        """The best supporting span, or None if none supports it well enough."""
+        found = self.check(sentence, number)
+        return found if isinstance(found, Citation) else None
+
+    def _cited(self, sentence: str, stems: frozenset[str], number: int | None) -> Citation | None:
+        claims = facts.claims(sentence, self._names)
+        least = _LEAST_WORDS
+        asked = stems
+        if len(stems) < _LEAST_WORDS:
+            # "Vienna." is only said of something together with its question.
+            asked = stems | _stems(self._question)
+            if len(asked) < _LEAST_WORDS:
+                return None
+            least = 0
+        total = sum(self._weight(stem) for stem in asked)
+        ranked = []
         for span in self._spans:
-            common = stems & span.stems
-            support = sum(self._weight[stem] for stem in common) / total
-            key = (support, -len(span.stems))  # of two that say it, the shorter
-            if support >= MIN_SUPPORT and key > best_key and numbers <= set(_NUMBER.findall(span.passage.text[span.start : span.end])):
-                best, best_support, best_key = span, support, key
-        return self._verified(sentence, best, best_support) if best else None
+            own = asked & span.stems
+            if len(own) < least or (not least and not stems <= own | span.around):
+                continue
+            shared = sum(self._weight(stem) for stem in own)
+            support = (shared + _AROUND * sum(self._weight(stem) for stem in (asked & span.around) - own)) / total
+            # Of two that say it, the one that was pointed at, then the shorter.
+            ranked.append((support + _POINTED * (span.number == number), -len(span.stems), -len(ranked), support, span))
+        ranked.sort(reverse=True)
+        for *_, support, span in ranked:
+            if support >= MIN_SUPPORT and self._holds(span, sentence, claims):
+                return self._verified(sentence, span, support)
+        near = self._nearest(sentence, claims, [span for *_, support, span in ranked if support >= _LEAST_SHARED])
+        return self._verified(sentence, *near) if near else None
+
+    def _nearest(self, sentence: str, claims: Claims, spans: Sequence[_Span]) -> tuple[_Span, float] | None:
+        """The span that means the sentence, and how nearly: the cosine of their vectors, or the judge's score where that is less."""
+        if self._embed is None:
+            return None
+        fit = (span for span in spans if self._holds(span, sentence, claims))
+        compared = list(itertools.islice(fit, _COMPARED))
+        if not compared:
+            return None
+        unknown = [text for text in dict.fromkeys((sentence, *(span.quote for span in compared))) if text not in self._rows]
+        self._rows.update(zip(unknown, self._embed(unknown), strict=True))
+        scores = [float(self._rows[span.quote] @ self._rows[sentence]) for span in compared]
+        if self._judge is not None:
+            judged = self._judge(sentence, [span.quote for span in compared])
+            scores = [min(pair) for pair in zip(scores, map(float, judged), strict=True)]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        return (compared[best], scores[best]) if scores[best] >= MIN_NEARNESS else None
 
     def _verified(self, sentence: str, span: _Span, support: float) -> Citation | None:
-        passage = span.passage
-        quote = passage.text[span.start : span.end]
+        passage, quote = span.passage, span.quote
         start, end = passage.start + span.start, passage.start + span.end
         text = self._text_of(passage.document_id)
         if text is None or text[start:end] != quote:
             return None
         return Citation(sentence, quote, passage.document_id, passage.path, passage.page, start, end, round(min(1.0, support), 3))
 
+    def _holds(self, span: _Span, sentence: str, claims: Claims) -> bool:
+        """Whether the span has what must not differ. The sentence itself does."""
+        return " ".join(sentence.split()) in " ".join(span.quote.split()) or not facts.missing(claims, self._supply(span))
 
-def _spans(passage: Passage) -> Iterator[_Span]:
+    def _supply(self, span: _Span) -> Supply:
+        """What the span holds, with what its title, headings and table header say, and the names of the question that are in its passage:
+        who is asked about is often called "he" there.
+        """
+        if span not in self._supplies:
+            header = _header(span.passage.text, span.start)
+            key = (span.number, header)
+            if key not in self._arounds:
+                passage = span.passage
+                named = self._asked_names & facts.supply(passage.text).words
+                self._arounds[key] = facts.supply("\n".join((passage.title, *passage.heading, header))) | Supply(words=named)
+            self._supplies[span] = facts.supply(span.quote) | self._arounds[key]
+        return self._supplies[span]
+
+    def _weight(self, stem: str) -> float:
+        return self._weights.get(stem, self._unknown)
+
+    # Made at the first use, which is in a thread beside the event loop.
+
+    @cached_property
+    def _spans(self) -> list[_Span]:
+        return [span for number, passage in enumerate(self._passages, 1) for span in _spans(passage, number)]
+
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        # A word that stands in every sentence of the passages says nothing about which of them is meant.
+        seen = Counter(stem for span in self._spans for stem in span.stems)
+        return {stem: math.log(1 + len(self._spans) / n) for stem, n in seen.items()}
+
+    @cached_property
+    def _unknown(self) -> float:
+        return math.log(1 + max(1, len(self._spans)))
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return facts.known_names("\n\n".join((*(passage.text for passage in self._passages), self._question)))
+
+    @cached_property
+    def _asked_names(self) -> frozenset[str]:
+        return frozenset(word for name in facts.claims(self._question, self._names).names for word in name.words)
+
+
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(content_stems(_GROUPED.sub("", text)))
+
+
+def _spans(passage: Passage, number: int) -> Iterator[_Span]:
     """Every sentence, and every two that follow each other in a paragraph: an answer often joins what its source says in two.
 
     Headings are not quoted: they name a thing and say nothing of it.
@@ -83,15 +233,60 @@ def _spans(passage: Passage) -> Iterator[_Span]:
     text = passage.text
     sentences = [(start, end) for start, end in sentence_spans(text) if text[start] != "#"]
     pairs = [(a[0], b[1]) for a, b in itertools.pairwise(sentences) if _one_paragraph(text, a[1], b[0])]
+    above = _stems(" ".join((passage.title, *passage.heading)))
     for start, end in sentences + pairs:
-        stems = frozenset(content_stems(text[start:end]))
+        stems = _stems(text[start:end])
         if stems:
-            yield _Span(passage, start, end, stems)
+            yield _Span(passage, number, start, end, stems, above | _stems(_header(text, start)))
+
+
+def _header(text: str, start: int) -> str:
+    """Of a row of a Markdown table, the line with the names of its columns, if the passage has it; else nothing."""
+    if text[start : start + 1] != "|":
+        return ""
+    lines = text[:start].splitlines()
+    for n in range(len(lines) - 1, 0, -1):
+        if not lines[n].lstrip().startswith("|"):
+            break
+        if _TABLE_RULE.match(lines[n]):
+            return lines[n - 1]
+    return ""
 
 
 def _one_paragraph(text: str, end: int, start: int) -> bool:
     """Whether two sentences are parted by a space or a line's end only, and the second begins no list item or table row."""
     return text.count("\n", end, start) <= 1 and (text[start].isalpha() or text[start] in "\"'“‘(")
+
+
+class Checks:
+    """The sentences of one answer as they are finished, in order, and what came of them so far."""
+
+    def __init__(self, citer: Citer, marks: Marks) -> None:
+        self.citations: list[Citation] = []
+        self.unsupported: list[str] = []
+        self._citer = citer
+        self._marks = marks
+        self._visible = 0
+
+    def check(self, sentences: Sequence[str], *, cut: bool = False) -> list[Citation | Unsupported]:
+        """What came of the next sentences. Blocks, as `Citer` does. `cut`: the last one has no end, so it may be lacking its support."""
+        told: list[Citation | Unsupported] = []
+        for n, sentence in enumerate(sentences, 1):
+            found = self._citer.check(sentence, self._marks.number_at(self._visible))
+            self._visible += sum(map(len, sentence.split()))
+            if isinstance(found, Citation):
+                self.citations.append(found)
+            elif found is None or (cut and n == len(sentences)):
+                continue
+            else:
+                self.unsupported.append(sentence)
+            told.append(found)
+        return told
+
+    @property
+    def unsupported_share(self) -> float:
+        """Of the sentences that state something, those without support, 0..1; 0 where none states anything."""
+        return len(self.unsupported) / max(1, len(self.unsupported) + len(self.citations))
 
 
 class SentenceStream:

@@ -39,6 +39,7 @@ class Domain:
     model: str | None = None
     passages: int | None = None
     abstain_below: float | None = None
+    withhold_above: float | None = None
     languages: tuple[str, ...] = ("en",)
     ignore: tuple[str, ...] = ()
     error: str | None = None
@@ -71,7 +72,7 @@ def _any_of(patterns: Iterable[str]) -> Callable[[str], object]:
 
 _KINDS = {
     "title": str, "description": str, "prompt": str, "adapter": str, "model": str,
-    "passages": int, "abstain_below": (int, float), "languages": list, "ignore": list,
+    "passages": int, "abstain_below": (int, float), "withhold_above": (int, float), "languages": list, "ignore": list,
 }  # fmt: skip
 
 
@@ -93,8 +94,9 @@ def read_domain(folder: Path) -> Domain:
             raise InvalidSettings(f"{name}/{FILE}: {key} = {value!r} has the wrong type.", "See `corpora/guide/domains.md`.")
     if not 1 <= values.get("passages", 1) <= 50:
         raise InvalidSettings(f"{name}/{FILE}: passages = {values['passages']} must lie in 1 to 50.", "Correct its value.")
-    if not 0 <= values.get("abstain_below", 0) <= 1:
-        raise InvalidSettings(f"{name}/{FILE}: abstain_below = {values['abstain_below']} must lie in 0 to 1.", "Correct its value.")
+    for key in ("abstain_below", "withhold_above"):
+        if not 0 <= values.get(key, 0) <= 1:
+            raise InvalidSettings(f"{name}/{FILE}: {key} = {values[key]} must lie in 0 to 1.", "Correct its value.")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Domain(name, **{"title": name, **values})
 

@@ -17,6 +17,9 @@ class Marks:
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
+        self._places: dict[int, int] = {}
+        """By the count of visible characters shown before a mark, its number: white space is trimmed on the way to people."""
+        self._visible = 0
         self._held = ""
         self._before = ""
         """The last character that was given on: a mark follows white space, or nothing."""
@@ -29,6 +32,10 @@ class Marks:
         """What is left when the answer is over."""
         return self._take(self._held, final=True)
 
+    def number_at(self, visible: int) -> int | None:
+        """The number of what begins after so many visible characters of what was shown; None where no mark stands before it."""
+        return self._places.get(visible)
+
     def _take(self, new: str, *, final: bool) -> str:
         known = len(self._before)  # patterns look back at that one, and match after it
         text, self._held = self._before + new, ""
@@ -39,9 +46,17 @@ class Marks:
         for match in _MARK.finditer(text, known):
             self.numbers.append(int(match[1]))
             shown.append(text[at : match.start()])
+            self._visible += _visible(shown[-1])
+            self._places[self._visible] = int(match[1])
             at = match.end()
+        shown.append(text[at:])
+        self._visible += _visible(shown[-1])
         self._before = text[-1:]
-        return "".join([*shown, text[at:]])
+        return "".join(shown)
+
+
+def _visible(text: str) -> int:
+    return sum(map(len, text.split()))
 
 
 def unmarked(text: str) -> tuple[str, tuple[int, ...]]:

@@ -211,6 +211,8 @@ async def _print_answer(events: AsyncIterator[tuple[str, dict[str, Any]]], *, qu
     async for name, data in events:
         if name == "token" and not quiet:
             print(data["text"], end="", flush=True)
+        elif name == "withdrawn" and not quiet:
+            print(f"\n\n{data['reason']}", end="")
         elif name == "passages":
             nearest = data["passages"]
         elif name == "done":

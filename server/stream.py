@@ -18,14 +18,17 @@ from litestar.exceptions import HTTPException
 from litestar.response import Stream
 
 from rag.errors import ReadingRoomError
-from rag.records import Citation, Done, Event, PassagesFound, Queued, Token
+from rag.records import Citation, Done, Event, PassagesFound, Queued, Token, Unsupported, Withdrawn
 from server.errors import ollama_error, problem_of
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NAMES = {PassagesFound: "passages", Queued: "queued", Token: "token", Citation: "citation", Done: "done"}
+_NAMES = {
+    PassagesFound: "passages", Queued: "queued", Token: "token", Citation: "citation", Unsupported: "unsupported",
+    Withdrawn: "withdrawn", Done: "done",
+}  # fmt: skip
 
 # Proxies close streams that are silent for 30 or 60 seconds; a comment every 15 keeps them open.
 PING_SECONDS = 15.0

@@ -21,7 +21,7 @@ from rag.engine import Engine
 from rag.errors import InvalidInput, UnknownModel
 from rag.generation import Generation, Request, TokenChances
 from rag.metrics import Metrics
-from rag.records import Done, Event, Passage, PassagesFound, Token, Turn, Usage
+from rag.records import Done, Event, Passage, PassagesFound, Token, Turn, Usage, Withdrawn
 from rag.settings import Engine as EngineSettings
 from server.app import ReadingRoom
 from server.routes.tools import ToolCall, ToolCalls
@@ -208,8 +208,16 @@ async def from_documents(events: AsyncGenerator[Event, None]) -> AsyncGenerator[
                 yield Said()
             elif isinstance(event, Token):
                 yield Said(event.text)
+            elif isinstance(event, Withdrawn):
+                # What was streamed cannot be taken back; who gets the whole at once gets the refusal: `whole_of`.
+                yield Said(f"\n\n{event.reason}")
             elif isinstance(event, Done):
                 yield End("length" if event.finish_reason == "length" else "stop", event.usage, event, passages)
+
+
+def whole_of(said: Sequence[Said], end: End) -> list[Said]:
+    """The pieces of an answer that is sent at once: of one that is withheld, the refusal alone."""
+    return [Said(end.done.answer)] if end.done is not None and end.done.withheld else list(said)
 
 
 async def from_model(

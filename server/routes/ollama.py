@@ -177,7 +177,7 @@ async def _bare(
 async def _whole(parts: Parts, last: Callable[[End, Sequence[Said]], AnyReply]) -> AnyReply:
     async with contextlib.aclosing(parts):
         *told, end = [part async for part in parts]
-    return last(end, told)  # type: ignore[arg-type]
+    return last(end, dialect.whole_of(told, end))  # type: ignore[arg-type]
 
 
 async def _lines(parts: Parts, line: Callable[[Said], AnyReply], last: Callable[[End], AnyReply]) -> AsyncGenerator[AnyReply, None]:

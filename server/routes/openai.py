@@ -47,6 +47,7 @@ from server.routes.dialect import (
     generate,
     names,
     seed_of,
+    whole_of,
     wrong,
 )
 from server.routes.native import json_only
@@ -309,17 +310,18 @@ def _sources(end: End) -> wire.FromDocuments | UnsetType:
 
 async def _collected(events: AsyncGenerator[Said | End, None]) -> tuple[Said, End]:
     """The pieces as one, and the end."""
-    text, calls, chances, end = [], [], [], None
+    told, end = [], None
     async with contextlib.aclosing(events):
         async for event in events:
             if isinstance(event, End):
                 end = event
             else:
-                text.append(event.text)
-                calls += event.calls
-                chances += event.chances
+                told.append(event)
     assert end is not None, "an answer that neither failed nor ended"
-    return Said("".join(text), tuple(calls), tuple(chances)), end
+    said = whole_of(told, end)
+    calls = tuple(call for each in said for call in each.calls)
+    chances = tuple(chance for each in said for chance in each.chances)
+    return Said("".join(each.text for each in said), calls, chances), end
 
 
 async def whole(events: AsyncGenerator[Said | End, None], head: Head) -> wire.ChatCompletion:

@@ -7,8 +7,10 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.cite import Citer, SentenceStream
-from rag.records import Passage
+from rag.cite import MIN_NEARNESS, Checks, Citer, SentenceStream
+from rag.embed import Embedder
+from rag.marks import Marks
+from rag.records import Citation, Passage, Unsupported
 from tests.conftest import document
 
 TEXT = (
@@ -67,6 +69,104 @@ def test_what_no_passage_says_is_not_cited() -> None:
     """Nor is a sentence that says nothing, nor does a heading support one."""
     for sentence in ("The library was founded by monks.", "The answer is:", "Opening hours.", "", "🙂", "Yes."):
         assert citer().cite(sentence) is None, sentence
+
+
+def test_names_and_dates_must_occur_in_the_quote_or_around_it() -> None:
+    """Around: its title, its headings, the header of its table, and, if the question has the name, its passage."""
+    text = "It was founded by Mr. Ito on 3 May 1907.\n\nHe sold it to a monk.\n\n| Ward | Beds |\n|---|---|\n| North | 12 |"
+    of = Passage("c", OF.id, "a", OF.path, "The Lindos Hospital", ("History",), None, 0, len(text), text, 1.0)
+
+    def quote(sentence: str, question: str = "") -> str | None:
+        citation = Citer([of], lambda _: text, question).cite(sentence)
+        return citation.quote if citation else None
+
+    assert quote("The Lindos Hospital was founded on May 3, 1907 by Mr. Ito.") == "It was founded by Mr. Ito on 3 May 1907."
+    assert quote("The Rhodes Hospital was founded on May 3, 1907 by Mr. Ito.") is None
+    assert quote("It was founded by Mr. Kim on 3 May 1907.") is None
+    assert quote("It was founded by Mr. Ito on 5 May 1907.") is None
+    assert quote("The ward North has 12 beds.") == "| North | 12 |"
+    assert quote("The ward South has 12 beds.") is None
+    assert quote("Then Ito sold it to a monk.") is None
+    assert quote("Then Ito sold it to a monk.", "To whom did Ito sell the hospital?") == "He sold it to a monk."
+    assert quote("Then Kim sold it to a monk.", "To whom did Kim sell the hospital?") is None
+
+
+def test_an_answer_of_one_word_is_read_with_its_question() -> None:
+    """It is cited by what says it of the thing asked for."""
+    given = Citer([passage()], lambda _: TEXT, "When does the reading room open?")
+    citation = given.cite("9.")
+    assert citation is not None
+    assert citation.quote == "The reading room opens at 9 in the morning."
+    assert isinstance(given.check("10."), Unsupported)
+    assert citer().check("9.") == Unsupported("9.")
+
+
+def test_what_states_nothing_is_neither_supported_nor_unsupported() -> None:
+    """Unlike what states something that stands nowhere."""
+    for sentence in ("Yes.", "The answer is:", "According to the documents:", "## Answer", "|---|---|", "", "🙂"):
+        assert citer().check(sentence) is None, sentence
+    for sentence in ("The library was founded by monks.", "It opens at 8.", "Monks."):
+        assert citer().check(sentence) == Unsupported(sentence)
+
+
+def test_a_paraphrase_is_cited_by_what_means_the_same(embedder: Embedder) -> None:
+    """With few words in common, where all that must not differ is there; the support is the cosine."""
+    text = "Employees receive 28 days of paid vacation every year. The office in Oslo has a canteen. Parking is free."
+    part = Passage("c", OF.id, "a", OF.path, "Rules", (), None, 0, len(text), text, 1.0)
+    sentence = "Staff get 28 days of paid holiday annually."
+    assert Citer([part], lambda _: text).cite(sentence) is None
+    citation = Citer([part], lambda _: text, embed=embedder.embed_passages).cite(sentence)
+    assert citation is not None
+    assert citation.quote == "Employees receive 28 days of paid vacation every year."
+    assert MIN_NEARNESS <= citation.support <= 1
+    for other in ("Staff get 27 days of paid holiday annually.", "Staff get 28 weeks of paid holiday annually."):
+        assert Citer([part], lambda _: text, embed=embedder.embed_passages).cite(other) is None
+
+
+def test_a_judge_has_a_say_in_paraphrases(embedder: Embedder) -> None:
+    """What it does not believe is not cited; the support is the lesser of both."""
+    text = "Employees receive 28 days of paid vacation every year."
+    part = Passage("c", OF.id, "a", OF.path, "Rules", (), None, 0, len(text), text, 1.0)
+    sentence = "Staff get 28 days of paid holiday annually."
+    asked: list[tuple[str, list[str]]] = []
+
+    def judge(score: float) -> Citation | None:
+        def scores(sentence: str, spans: object) -> list[float]:
+            asked.append((sentence, list(spans)))  # type: ignore[call-overload]
+            return [score]
+
+        return Citer([part], lambda _: text, embed=embedder.embed_passages, judge=scores).cite(sentence)
+
+    assert judge(0.1) is None
+    assert judge(1.0) is not None
+    believed = judge(MIN_NEARNESS)
+    assert believed is not None
+    assert believed.support == MIN_NEARNESS
+    assert asked == [(sentence, [text])] * 3
+
+
+def test_the_passage_that_was_pointed_at_is_cited_if_it_says_it_too() -> None:
+    """A tie is broken by the number; a number never takes the place of the words."""
+    texts = ("The room opens at nine.", "The room opens at nine.", "The café sells tea.")
+    parts = [Passage(str(n), str(n), "a", f"a/{n}.md", "T", (), None, 0, len(text), text, 1.0) for n, text in enumerate(texts, 1)]
+    given = Citer(parts, lambda document: texts[int(document) - 1])
+    for number, cited in ((None, "1"), (1, "1"), (2, "2"), (3, "1"), (9, "1")):
+        citation = given.cite("The room opens at nine.", number)
+        assert citation is not None
+        assert citation.document_id == cited
+
+
+def test_checks_count_what_is_unsupported_in_order() -> None:
+    """Each sentence with the number of its mark; one that was cut off may lack its support, and is not counted."""
+    marks = Marks()
+    said = marks.feed("[1] It opens at 9 in the morning. Yes. It never rains. It opens at")
+    checks = Checks(citer(), marks)
+    stream = SentenceStream()
+    told = checks.check(stream.feed(said)) + checks.check(stream.flush(), cut=True)
+    assert [type(each) for each in told] == [Citation, Unsupported]
+    assert checks.unsupported == ["It never rains."]
+    assert checks.unsupported_share == 0.5
+    assert Checks(citer(), Marks()).unsupported_share == 0
 
 
 def test_a_citation_that_is_dead_is_never_made() -> None:

@@ -32,7 +32,18 @@ def test_domain_toml_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["colour = 1", "passages = 0", "passages = true", 'passages = "3"', "abstain_below = 1.5", "ignore = [1]", "title = [", "\x00"]
+    "text",
+    [
+        "colour = 1",
+        "passages = 0",
+        "passages = true",
+        'passages = "3"',
+        "abstain_below = 1.5",
+        "withhold_above = -1",
+        "ignore = [1]",
+        "title = [",
+        "\x00",
+    ],
 )
 def test_a_mistake_in_domain_toml_is_named_and_does_not_take_the_domain_away(tmp_path: Path, text: str) -> None:
     """The domain goes on with the defaults and says what is wrong."""

@@ -28,6 +28,16 @@ def test_marks_are_taken_out_and_nothing_else(said: str, shown: str, numbers: tu
     assert unmarked(said) == (shown, numbers)
 
 
+def test_what_a_mark_stands_before_is_known() -> None:
+    """By the visible characters before it, however the text is cut and its white space trimmed."""
+    for size in (1, 2, 3, 100):
+        marks, said = Marks(), "\n [2] Vienna is it.  [13] So what. No mark."
+        for at in range(0, len(said), size):
+            marks.feed(said[at : at + size])
+        marks.flush()
+        assert [marks.number_at(n) for n in (0, len("Viennaisit."), len("Viennaisit.Sowhat."), 1)] == [2, 13, None, None]
+
+
 def test_a_stream_is_read_as_the_whole_is() -> None:
     """However the text falls into pieces; and nothing is held back but what may be a mark."""
     rng = random.Random(3)

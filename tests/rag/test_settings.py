@@ -63,7 +63,7 @@ def test_a_settings_file_that_was_named_must_be_there_and_be_toml(tmp_path: Path
 
 def test_every_setting_has_a_docstring() -> None:
     """The sentence under each field is what people read."""
-    for owner in (module.Server, module.Ingest, module.Embed, module.Store, module.Retrieve, module.Engine, Settings):
+    for owner in (module.Server, module.Ingest, module.Embed, module.Store, module.Retrieve, module.Cite, module.Engine, Settings):
         source = inspect.getsource(owner)
         for field in dataclasses.fields(owner):
             if owner is Settings and dataclasses.is_dataclass(field.default_factory):

@@ -1,5 +1,6 @@
 /**
- * Which number a citation gets, and where in the answer its marker stands. Pure functions on strings and records.
+ * Which number a citation gets, where in the answer its marker stands, and which sentences have no source. Pure functions on strings
+ * and records.
  *
  * A citation names its sentence verbatim; the same span of the same document always has the same number.
  * How a marker looks is render.js's business, how a source looks sources.js's.
@@ -36,6 +37,24 @@ export function placeMarkers(text, citations) {
     if (!same) markers.push(marker);
   }
   return markers.sort((a, b) => a.at - b.at || a.number - b.number);
+}
+
+/**
+ * Where the sentences stand that nothing supports: [{from, to}] by position in `text`, in order. What Markdown begins a line with (a list's
+ * mark, a table's bar) stays outside, or it would no longer be one.
+ */
+export function placeUnsupported(text, sentences) {
+  const places = [];
+  let searchFrom = 0;
+  for (const sentence of sentences) {
+    const found = text.indexOf(sentence, searchFrom);
+    if (found < 0) continue;
+    searchFrom = found + sentence.length;
+    const lead = /^(?:\s*(?:[-+>|#]+|\*(?=\s)|\d+[.)](?=\s)))*\s*/.exec(sentence)[0].length;
+    const to = beforeClosers(text, found, searchFrom);
+    if (found + lead < to) places.push({ from: found + lead, to });
+  }
+  return places;
 }
 
 /** A marker behind the last bar of a table row would be a cell too many, which Markdown drops: it goes inside. */

@@ -9,7 +9,7 @@
 
 import { Marked } from "./vendor/marked/marked.esm.js";
 import "./vendor/dompurify/purify.min.js"; // a classic script: sets globalThis.DOMPurify
-import { placeMarkers, withMarkers } from "./citations.js";
+import { placeMarkers, placeUnsupported, withMarkers } from "./citations.js";
 import { el, icon } from "./dom.js";
 
 const TAGS = ["p", "br", "strong", "em", "del", "code", "pre", "ul", "ol", "li", "blockquote", "hr", "a",
@@ -46,8 +46,11 @@ purify.addHook("afterSanitizeAttributes", (node) => {
 });
 
 // A marker travels through Markdown as a hair space (which ends a bare address and any emphasis before it) and a
-// number between two private-use characters; those are taken out of the answer first, so it cannot forge one.
-const FORGED = /[\uE000\uE001]/g;
+// number between two private-use characters; those are taken out of the answer first, so it cannot forge one. Two more stand
+// around a sentence without a source.
+const FORGED = /[\uE000-\uE003]/g;
+const [OPENS, CLOSES] = ["\uE002", "\u200A\uE003"];
+const EDGE = /(\uE002|\u200A?\uE003)/;
 const MARKER = /\u200A?\uE000(\d+)\uE001/;
 const asMarker = (number) => `\u200A\uE000${number}\uE001`;
 
@@ -65,6 +68,26 @@ function putMarkers(root, onCite) {
   for (const node of found) {
     const parts = node.data.split(MARKER); // text, number, text, number, ... text
     node.replaceWith(...parts.flatMap((part, index) => (index % 2 ? ["\u2060", mark(Number(part), onCite)] : [part])));
+  }
+}
+
+/** Wraps what stands between the edges of an unsupported sentence, also across the elements that Markdown made of it. */
+function markUnsupported(root) {
+  const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+  const nodes = [];
+  while (walker.nextNode()) nodes.push(walker.currentNode);
+  let inside = false;
+  for (const node of nodes) {
+    const parts = [];
+    for (const part of node.data.split(EDGE)) {
+      if (EDGE.test(part)) {
+        if (inside && part !== OPENS) parts.push(el("span", { class: "hidden" }, " (not found in your documents)"));
+        inside = part === OPENS;
+      } else if (part) {
+        parts.push(inside && part.trim() ? el("span", { class: "unsupported", title: "Not found in your documents" }, part) : part);
+      }
+    }
+    node.replaceWith(...parts);
   }
 }
 
@@ -90,6 +113,7 @@ function showDestinations(root) {
 function renderBlock(tokens, onCite) {
   const fragment = purify.sanitize(marked.parser(tokens), PURIFY);
   showDestinations(fragment);
+  markUnsupported(fragment);
   putMarkers(fragment, onCite);
   for (const table of fragment.querySelectorAll("table")) {
     // A wide table scrolls by itself, also by keyboard, instead of widening the page.
@@ -111,10 +135,12 @@ export class AnswerView {
     this.#onCite = onCite;
   }
 
-  /** Shows `text` with its citations; blocks that did not change keep their elements, and so selection and focus. */
-  update(text, citations) {
+  /** Shows `text` with its citations and the sentences without any; blocks that did not change keep their elements, selection and focus. */
+  update(text, citations, unsupported = []) {
     const clean = text.replace(FORGED, "");
-    const source = withMarkers(clean, placeMarkers(clean, citations), asMarker);
+    const edges = placeUnsupported(clean, unsupported).flatMap(({ from, to }) => [{ at: from, number: OPENS }, { at: to, number: CLOSES }]);
+    const markers = [...placeMarkers(clean, citations), ...edges].sort((a, b) => a.at - b.at);
+    const source = withMarkers(clean, markers, (mark) => (typeof mark === "number" ? asMarker(mark) : mark));
     const tokens = marked.lexer(source).filter((token) => token.type !== "space" && token.type !== "def");
     tokens.forEach((token, index) => {
       const known = this.#blocks[index];
