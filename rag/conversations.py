@@ -115,6 +115,16 @@ class Erased:
     remaining: int
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose conversations are kept: how many, with how many turns, and when the first was begun (seconds since the epoch)."""
+
+    owner: str
+    conversations: int
+    turns: int
+    since: float
+
+
 @dataclass(slots=True)
 class Draft:
     """A turn that is being answered, gathered from its events.
@@ -215,6 +225,12 @@ class Conversations:
             if cursor is None:
                 return
 
+    def owners(self) -> list[Owner]:
+        """Everybody who has conversations."""
+        turns = "(SELECT count(*) FROM turns JOIN conversations AS c ON c.id = conversation_id WHERE c.owner = conversations.owner)"
+        rows = self._db.read(f"SELECT owner, count(*), {turns}, min(created_at) FROM conversations GROUP BY owner ORDER BY owner")
+        return [Owner(*row) for row in rows]
+
     def history(self, id: str, owner: str, before: int | None = None) -> tuple[Turn, ...]:
         """The last questions and answers, those before turn `before`, as an answer's `Question.history`. Raises `UnknownConversation`."""
         self._row(id, owner)
@@ -247,16 +263,18 @@ class Conversations:
     def draft(self, id: str | None, owner: str, question: str, domain: str | None, replaces: int | None = None) -> Draft:
         """A turn to be answered in conversation `id`; None begins one, which is there once the answer is kept.
 
-        `replaces` is the number of a turn that is asked again. Raises `UnknownConversation`, `InvalidInput` for a turn that there is not.
+        `replaces` is the number of a turn that is asked again, or the next one. Raises `UnknownConversation`, `InvalidInput` for a turn
+        that there is not.
         """
         last = 0
         if id is not None:
             self._row(id, owner)
             last = self._db.read("SELECT coalesce(max(number), 0) FROM turns WHERE conversation_id = ?", (id,))[0][0]
-        if replaces is not None and not self._db.read(_IS_TURN, (id, replaces)):
-            raise InvalidInput(f"There is no turn {replaces} in this conversation.", "Leave `turn` out to ask a new question.")
-        number = last + 1 if replaces is None else replaces
-        return Draft(id or new_id(), owner, question.strip(), domain, number, replaces is not None, id is None, self._clock())
+        number = replaces or last + 1
+        is_there = number <= last and bool(self._db.read(_IS_TURN, (id, number)))
+        if not is_there and number != last + 1:
+            raise InvalidInput(f"There is no turn {number} in this conversation.", "Leave `turn` out to ask a new question.")
+        return Draft(id or new_id(), owner, question.strip(), domain, number, is_there, id is None, self._clock())
 
     def keep(self, draft: Draft, done: Json) -> bool:
         """Store a draft with its `Done` as JSON; False if its conversation was deleted meanwhile, which then stays so."""
