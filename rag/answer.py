@@ -62,6 +62,8 @@ class Question:
     filters: Filters | None = None
     rules: str = ""
     """In place of the domain's `prompt` and the usual rules."""
+    within: frozenset[str] | None = None
+    """The domains that whoever asks may see; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ async def _found(question: Question, library: Library) -> tuple[tuple[Passage, .
         store=library.store,
         settings=library.settings.retrieve,
         domain=question.domain,
+        within=question.within,
         documents=documents,
         limit=max(limit, again),
     )
@@ -288,7 +291,7 @@ async def _in_thread(library: Library, call: Callable[..., T], *args: Any, **opt
 
 
 def _domain(question: Question, corpora: Path) -> Domain | None:
-    return find_domain(corpora, question.domain) if question.domain is not None else None
+    return find_domain(corpora, question.domain, question.within) if question.domain is not None else None
 
 
 def _named(adapter: Adapter | None) -> str | None:
