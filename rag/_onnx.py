@@ -1,5 +1,7 @@
 """A BERT encoder in ONNX Runtime with 8-bit weights: the fast half of `rag/embed.py`, which chooses it. The only importer of onnx.
 
+`OnnxJudge` is the same encoder, or its lower layers, with other weights and two heads, for pairs of texts: see `rag/rerank.py`.
+
 The graph is written here and built from the folder's own safetensors at each start (0.3 s), so there is nothing to export, cache or
 download, and torch is not loaded. Each text runs alone: no padding, and its vector does not depend on what is embedded beside it.
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +60,7 @@ def unfit(folder: Path) -> str:
             return "it lowers case before its tokenizer"
         if _optional(folder / "config_sentence_transformers.json").get("default_prompt_name"):
             return "it has a default prompt"
-        tensors = _tensors(encoder / "model.safetensors")
+        tensors = read_tensors(encoder / "model.safetensors")
         if missing := sorted(_names(config["num_hidden_layers"]) - tensors.keys()):
             return f"its weights lack {missing[0]} in 32 bits"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -77,50 +79,22 @@ class OnnxEncoder:
     kind = "onnx-int8"
 
     def __init__(self, folder: Path, threads: int) -> None:
-        # ONNX Runtime reports to its makers on Linux and macOS too (1.32) unless this is set before the import.
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        try:
-            import onnxruntime
-            from tokenizers import Tokenizer
-
-            onnxruntime.disable_telemetry_events()
-
-            encoder = folder / _json(folder / "modules.json")[0]["path"]
-            config = _json(encoder / "config.json")
-            tensors = _tensors(encoder / "model.safetensors")
-            graph = _build(tensors, config, _pooling(_json(folder / _json(folder / "modules.json")[1]["path"] / "config.json")))
-        except ImportError as error:
-            raise MissingPackage(f"{error.name} cannot be imported: {error}.", "Run `make venv` again.") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # it would keep the largest text's room for each thread
-        options.log_severity_level = 3
-        # No further: the fused SkipLayerNormalization takes 5.7 ms of a text's 58, its two halves 1.2 (1.32, AVX2).
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        encoder, config, tensors = encoder_of(folder)
+        pooling = _pooling(_json(folder / _json(folder / "modules.json")[1]["path"] / "config.json"))
+        self._session = _session(lambda: _build(tensors, config, pooling))
         self._words = tensors["embeddings.word_embeddings.weight"]
         self._places = tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
         self.dimension = int(config["hidden_size"])
         self.max_tokens = min(_stated_length(encoder), len(self._places))
-        self.tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self._cutting = Tokenizer.from_str(self.tokenizer.to_str())
+        self.tokenizer = tokenizer_of(encoder)
+        self._cutting = tokenizer_of(encoder)
         self._cutting.enable_truncation(self.max_tokens)
         self._threads = threads or _cores()
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, dimension) unit rows."""
-        rows = np.empty((len(texts), self.dimension), np.float32)
         ids = [item.ids for item in self._cutting.encode_batch_fast(list(texts))]
-        # Longest first, so that the threads end together.
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        workers = min(self._threads, len(texts))
-        # A pool for each call: 0.1 ms, and threads with the caller's present priority.
-        with ThreadPoolExecutor(workers, thread_name_prefix="embed") as pool:
-            for i, row in zip(order, pool.map(self._run, [ids[i] for i in order]), strict=True):
-                rows[i] = row
-        return rows
+        return _each(self._run, ids, [len(each) for each in ids], self.dimension, self._threads)
 
     def encode_one(self, text: str) -> NDArray[np.float32]:
         """(dimension,), unit length, on the calling thread."""
@@ -130,6 +104,87 @@ class OnnxEncoder:
         tokens = self._words[ids] + self._places[: len(ids)]
         row = self._session.run(None, {"tokens": tokens})[0]
         return row / max(float(np.linalg.norm(row)), 1e-12)
+
+
+class OnnxJudge:
+    """Reads pairs of texts with an encoder whose word vectors are those of `folder` and whose other weights are `tensors`.
+
+    As many layers as `tensors` has; `heads.weight` (outputs, 2 * width) and `heads.bias` stand over the first token and the mean of all.
+    Safe to call from any thread; threads as of `OnnxEncoder`. Raises `MissingPackage`.
+    """
+
+    def __init__(self, folder: Path, tensors: Tensors, threads: int) -> None:
+        encoder, config, own = encoder_of(folder)
+        self._outputs = len(tensors["heads.bias"])
+        self._session = _session(lambda: _build_judge(tensors, config))
+        self._words = own["embeddings.word_embeddings.weight"]
+        # (2, places, width): of the first text's tokens and of the second's.
+        kinds = tensors["embeddings.token_type_embeddings.weight"]
+        self._places = tensors["embeddings.position_embeddings.weight"][None] + kinds[:, None]
+        self.tokenizer = tokenizer_of(encoder)
+        self.max_tokens = self._places.shape[1]
+        self._threads = threads or _cores()
+
+    def read(self, pairs: Sequence[tuple[list[int], int]]) -> NDArray[np.float32]:
+        """(n, outputs): of each pair, the outputs of its heads. A pair: the tokens of both, and how many are of the first."""
+        return _each(self._run, pairs, [len(ids) for ids, _ in pairs], self._outputs, self._threads)
+
+    def _run(self, pair: tuple[list[int], int]) -> NDArray[np.float32]:
+        ids, first = pair
+        tokens = self._words[ids]
+        tokens[:first] += self._places[0, :first]
+        tokens[first:] += self._places[1, first : len(ids)]
+        return self._session.run(None, {"tokens": tokens})[0]
+
+
+def encoder_of(folder: Path) -> tuple[Path, dict[str, Any], Tensors]:
+    """Of a sentence-transformers folder: the encoder's own folder, its configuration and its 32-bit tensors."""
+    encoder = folder / _json(folder / "modules.json")[0]["path"]
+    return encoder, _json(encoder / "config.json"), read_tensors(encoder / "model.safetensors")
+
+
+def tokenizer_of(encoder: Path) -> Any:
+    """The tokenizer of an encoder's folder; it neither cuts nor pads. Raises `MissingPackage`."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingPackage(f"{error.name} cannot be imported: {error}.", "Run `make venv` again.") from error
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _session(build: Callable[[], bytes]) -> Any:
+    """A session of the graph that `build` makes. Raises `MissingPackage`."""
+    # ONNX Runtime reports to its makers on Linux and macOS too (1.32) unless this is set before the import.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        graph = build()
+    except ImportError as error:
+        raise MissingPackage(f"{error.name} cannot be imported: {error}.", "Run `make venv` again.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # it would keep the largest text's room for each thread
+    options.log_severity_level = 3
+    # No further: the fused SkipLayerNormalization takes 5.7 ms of a text's 58, its two halves 1.2 (1.32, AVX2).
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _each(run: Callable[[Any], Any], items: Sequence[Any], lengths: Sequence[int], width: int, threads: int) -> NDArray[np.float32]:
+    """(n, width): `run` of each item, on at most so many threads."""
+    rows = np.empty((len(items), width), np.float32)
+    # Longest first, so that the threads end together.
+    order = sorted(range(len(items)), key=lambda i: -lengths[i])
+    # A pool for each call: 0.1 ms, and threads with the caller's present priority.
+    with ThreadPoolExecutor(max(1, min(threads, len(items))), thread_name_prefix="embed") as pool:
+        for i, row in zip(order, pool.map(run, [items[i] for i in order]), strict=True):
+            rows[i] = row
+    return rows
 
 
 class _Graph:
@@ -152,11 +207,11 @@ class _Graph:
         self._nodes.append(self._helper.make_node(operator, inputs, [name], domain=domain, **attributes))
         return name
 
-    def serialized(self, width: int, output: str) -> bytes:
-        """tokens (n, width) -> output (width,)."""
+    def serialized(self, width: int, output: str, outputs: int) -> bytes:
+        """tokens (n, width) -> output (outputs,)."""
         value, real = self._helper.make_tensor_value_info, 1  # TensorProto.FLOAT
         graph = self._helper.make_graph(
-            self._nodes, "bert", [value("tokens", real, ["n", width])], [value(output, real, [width])], self._constants
+            self._nodes, "bert", [value("tokens", real, ["n", width])], [value(output, real, [outputs])], self._constants
         )
         opsets = [self._helper.make_opsetid("", _OPSET), self._helper.make_opsetid(_MICROSOFT, 1)]
         return self._helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
@@ -165,6 +220,32 @@ class _Graph:
 def _build(tensors: Tensors, config: dict[str, Any], pooling: str | None) -> bytes:
     """The encoder as a serialized ONNX model. Shapes: n tokens, d = hidden_size, f = intermediate_size."""
     graph = _Graph()
+    x = _layers(graph, tensors, config, config["num_hidden_layers"])
+    width = int(config["hidden_size"])
+    return graph.serialized(width, _mean(graph, x) if pooling == "mean" else _first(graph, x), width)
+
+
+def _build_judge(tensors: Tensors, config: dict[str, Any]) -> bytes:
+    """As many layers as there are, and the heads over the first token and the mean."""
+    graph = _Graph()
+    depth = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})
+    x = _layers(graph, tensors, config, depth)
+    both = graph.add("Concat", _first(graph, x), _mean(graph, x), axis=0)
+    weight, bias = graph.constant(tensors["heads.weight"].T), graph.constant(tensors["heads.bias"])
+    out = graph.add("Add", graph.add("MatMul", both, weight), bias)
+    return graph.serialized(int(config["hidden_size"]), out, len(tensors["heads.bias"]))
+
+
+def _mean(graph: _Graph, x: str) -> str:
+    return graph.add("ReduceMean", x, graph.constant(np.array([0, 1])), keepdims=0)
+
+
+def _first(graph: _Graph, x: str) -> str:
+    return graph.add("Gather", graph.add("Squeeze", x, graph.constant(np.array([0]))), graph.constant(np.array(0)), axis=0)
+
+
+def _layers(graph: _Graph, tensors: Tensors, config: dict[str, Any], count: int) -> str:
+    """tokens (n, d) -> (1, n, d) after so many layers."""
     last = graph.constant(np.array([-1]))
     tiny = graph.constant(np.array(1e-12, np.float32))
 
@@ -191,7 +272,7 @@ def _build(tensors: Tensors, config: dict[str, Any], pooling: str | None) -> byt
 
     first = graph.constant(np.array([0]))
     x = normed(graph.add("Unsqueeze", "tokens", first), "embeddings.LayerNorm")  # (1, n, d)
-    for layer in (f"encoder.layer.{i}" for i in range(config["num_hidden_layers"])):
+    for layer in (f"encoder.layer.{i}" for i in range(count)):
         parts = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
         bias = graph.constant(np.concatenate([tensors[f"{part}.bias"] for part in parts]))
         heads = int(config["num_attention_heads"])
@@ -202,11 +283,7 @@ def _build(tensors: Tensors, config: dict[str, Any], pooling: str | None) -> byt
         inner = graph.add("BiasGelu", inner, graph.constant(tensors[f"{layer}.intermediate.dense.bias"]), domain=_MICROSOFT)
         out = biased(dense_by_token(inner, f"{layer}.output.dense"), f"{layer}.output.dense")
         x = normed(graph.add("Add", out, x), f"{layer}.output.LayerNorm")
-    if pooling == "mean":
-        pooled = graph.add("ReduceMean", x, graph.constant(np.array([0, 1])), keepdims=0)
-    else:
-        pooled = graph.add("Gather", graph.add("Squeeze", x, first), graph.constant(np.array(0)), axis=0)
-    return graph.serialized(int(config["hidden_size"]), pooled)
+    return x
 
 
 def _names(layers: int) -> set[str]:
@@ -218,8 +295,11 @@ def _names(layers: int) -> set[str]:
     return {f"{name}.{part}" for name in names for part in ("weight", "bias")} | set(tables)
 
 
-def _tensors(path: Path) -> Tensors:
-    """The 32-bit tensors of a safetensors file, mapped and not read: pages that are not used take no memory.
+FLOATS = {"F32": "<f4"}
+
+
+def read_tensors(path: Path, dtypes: Mapping[str, str] = FLOATS) -> dict[str, Any]:
+    """The tensors of those types (32-bit ones alone) of a safetensors file, mapped and not read: pages not used take no memory.
 
     The format is 8 bytes of header length, a JSON header, the data: https://github.com/huggingface/safetensors.
     """
@@ -229,9 +309,9 @@ def _tensors(path: Path) -> Tensors:
     data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
     found = {}
     for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] == "F32":
+        if name != "__metadata__" and entry["dtype"] in dtypes:
             start, end = entry["data_offsets"]
-            found[name] = data[start:end].view("<f4").reshape(entry["shape"])
+            found[name] = data[start:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
     return found
 
 

@@ -159,6 +159,11 @@ class Pool:
         passages = [Text("", each.group, each.source) if i in barred else each for i, each in enumerate(passages)]
         return cls(passages, kept["answerable"], kept["unanswerable"], dropped)
 
+    def first(self, count: int) -> Pool:
+        """With only so many of the passages, and what is asked of those."""
+        asked = ([each for each in some if each.passage < count] for some in (self.answerable, self.unanswerable))
+        return Pool(self.passages[:count], *asked, self.dropped)
+
     def near(self, question: str, count: int) -> list[int]:
         """The passages that BM25 ranks first for a question, best first; fewer where no others share a word with it."""
         scores = np.zeros(len(self.passages), np.float32)
