@@ -19,8 +19,8 @@ from rag.embed import Embedder
 from rag.errors import QueueFull, UnknownAdapter, UnknownDomain, UnknownModel
 from rag.generation import TokenChances
 from rag.metrics import Metrics
-from rag.records import Citation, Done, Event, PassagesFound, Queued, Token, Turn, Usage
-from rag.settings import Settings
+from rag.records import Citation, Done, Event, PassagesFound, Queued, Token, Turn, Unsupported, Usage, Withdrawn
+from rag.settings import Cite, Settings
 from rag.store import EdgeStore
 from tests.conftest import chunk, document
 
@@ -104,9 +104,11 @@ def store(tmp_path: Path, embedder: Embedder) -> EdgeStore:
     return store
 
 
-def library(tmp_path: Path, embedder: Embedder, store: EdgeStore, engine: Scripted, text: str | None = TEXT) -> Library:
+def library(
+    tmp_path: Path, embedder: Embedder, store: EdgeStore, engine: Scripted, text: str | None = TEXT, *, withhold_above: float = 0.5
+) -> Library:
     """What an answer is made with; the document now says `text`."""
-    settings = Settings(corpora=tmp_path / "corpora")
+    settings = Settings(corpora=tmp_path / "corpora", cite=Cite(withhold_above))
     return Library(settings, embedder, store, engine, lambda _: text, Metrics(), ThreadPoolExecutor(1))  # type: ignore[arg-type]
 
 
@@ -120,15 +122,17 @@ def ask(question: Question, given: Library) -> list[Event]:
 
 
 def test_events_come_in_the_order_of_the_path(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
-    """Passages, tokens, a citation after the sentence it belongs to, done."""
+    """Passages, tokens, after each sentence its citation or that it has none, done."""
     engine = Scripted(" It opens", " at nine in the morning.", " And the moon", " is made of green cheese.")
     events = ask(Question("When does the reading room open?", "a"), library(tmp_path, embedder, store, engine))
-    assert [type(event) for event in events] == [PassagesFound, Token, Token, Token, Citation, Token, Done]
+    assert [type(event) for event in events] == [PassagesFound, Token, Token, Token, Citation, Token, Unsupported, Done]
+    assert events[-2] == Unsupported("And the moon is made of green cheese.")
     done = events[-1]
     assert isinstance(done, Done)
     assert done.answer == "It opens at nine in the morning. And the moon is made of green cheese."
     assert [citation.sentence for citation in done.citations] == ["It opens at nine in the morning."]
-    assert done.refused is False
+    assert (done.refused, done.withheld) == (False, False)
+    assert done.unsupported == ("And the moon is made of green cheese.",)
     assert TEXT in engine.turns[-1].content
 
 
@@ -177,13 +181,14 @@ def test_the_numbers_that_an_adapter_writes_are_not_shown(tmp_path: Path, embedd
 
 
 def test_an_adapter_that_refuses_is_taken_at_its_word(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
-    """No closest sentence is put beside it; from a model without such an adapter the same words are an answer without support."""
+    """Nothing is withdrawn then; from a model without such an adapter the same words are an answer without support."""
     for style, refused in ((adapters.Style(marks=True), True), (adapters.Style(), False)):
         engine = Scripted("I could not find", " this in your documents.")
         engine.style = style
         done = ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))[-1]
         assert isinstance(done, Done)
-        assert (done.refused, done.finish_reason == "refused", done.answer == prompt.REFUSAL) == (refused,) * 3
+        assert (done.refused, done.finish_reason, done.answer) == (True, "refused", prompt.REFUSAL)
+        assert done.withheld is not refused
 
 
 def test_an_adapter_that_nearly_refuses_is_heard(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
@@ -236,9 +241,55 @@ def test_a_refusal_generates_nothing(tmp_path: Path, embedder: Embedder, store: 
     assert (done.refused, done.answer, done.finish_reason) == (True, prompt.REFUSAL, "refused")
 
 
-def test_an_answer_without_any_support_ends_with_what_the_documents_say(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+def test_an_answer_that_the_documents_do_not_support_is_withheld(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """It was told already, so it is taken back; what stands in `done` is the refusal, and the passages were shown before."""
+    given = library(
+        tmp_path, embedder, store, Scripted("It never opens its gates.", " It closes at six in the evening.", " Nor its doors.")
+    )
+    events = ask(Question("When does the reading room open?"), given)
+    shown = [event for event in events if not isinstance(event, Token)]
+    assert [type(event) for event in shown] == [PassagesFound, Unsupported, Citation, Unsupported, Withdrawn, Done]
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.answer, done.refused, done.withheld, done.citations) == (prompt.REFUSAL, True, True, ())
+    assert done.finish_reason == "refused"
+    assert done.unsupported == ("It never opens its gates.", "Nor its doors.")
+    assert given.metrics.registry.get_sample_value("readingroom_answers_total", {"outcome": "withheld"}) == 1
+
+
+def test_how_much_may_be_unsupported_is_set(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """By the settings, and by a domain for itself; half of this answer is."""
+    toml = tmp_path / "corpora" / "a" / "domain.toml"
+    for of_settings, of_domain, withheld in (
+        (0.5, "", False),
+        (0.49, "", True),
+        (0.5, "withhold_above = 0.4", True),
+        (0.0, "withhold_above = 1", False),
+    ):
+        toml.write_text(of_domain)
+        engine = Scripted("It never opens its gates. It closes at six in the evening.")
+        given = library(tmp_path, embedder, store, engine, withhold_above=of_settings)
+        done = ask(Question("When does the reading room open?", "a"), given)[-1]
+        assert isinstance(done, Done)
+        assert done.withheld is withheld
+
+
+def test_an_answer_that_was_cut_off_is_not_withheld_for_its_end(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
+    """What supports the sentence may have been the rest of it."""
+    for reason, withheld in (("length", False), ("stop", True)):
+        engine = Scripted("The reading room never")
+        engine.finish_reason = reason
+        done = ask(Question("When does the reading room open?"), library(tmp_path, embedder, store, engine))[-1]
+        assert isinstance(done, Done)
+        assert done.withheld is withheld
+
+
+def test_where_nothing_is_withheld_an_answer_without_support_ends_with_what_the_documents_say(
+    tmp_path: Path, embedder: Embedder, store: EdgeStore
+) -> None:
     """The invention is out already; the closest sentence, verbatim and cited, is put beside it."""
-    events = ask(Question("When does the reading room open?"), library(tmp_path, embedder, store, Scripted("It never opens its gates.")))
+    given = library(tmp_path, embedder, store, Scripted("It never opens its gates."), withhold_above=1.0)
+    events = ask(Question("When does the reading room open?"), given)
     done = events[-1]
     assert isinstance(done, Done)
     assert done.answer.startswith("It never opens its gates.")

@@ -20,7 +20,7 @@ from rag import grammar
 from rag.errors import InvalidInput, ModelUnusable, QueueFull, UnknownModel
 from rag.generation import Request, TokenChances
 from rag.metrics import Metrics
-from rag.records import Citation, Done, Passage, PassagesFound, Scores, Timings, Token, Turn, Usage
+from rag.records import Citation, Done, Passage, PassagesFound, Scores, Timings, Token, Turn, Unsupported, Usage, Withdrawn
 from rag.settings import Server
 from server.auth import Guard
 from server.errors import answered, problem_of
@@ -344,10 +344,16 @@ def test_a_forced_call_needs_no_tags() -> None:
 
 
 def test_the_pieces_of_an_answer_from_documents() -> None:
-    """An empty one when nothing can be wrong any more, the text, the end; a refusal is a stop."""
+    """An empty one when nothing can be wrong any more, the text, the end; a refusal is a stop. Of what is withheld a stream says so,
+    and a whole answer is the refusal.
+    """
     done = Done("A.", False, (CITATION,), Usage(10, 5, 0), Timings(), BARE, finish_reason="length")
     events = script(PassagesFound((PASSAGE,), "What?"), Token("A"), CITATION, Token("."), done)
     assert run(from_documents(events)) == [Said(), Said("A"), Said("."), End("length", done.usage, done, (PASSAGE,))]
+    withheld = Done("No.", True, (), Usage(), Timings(), BARE, finish_reason="refused", withheld=True)
+    told = (PassagesFound((), "What?"), Token("A."), Unsupported("A."), Withdrawn("Not so."), withheld)
+    assert run(from_documents(script(*told)))[1:] == [Said("A."), Said("\n\nNot so."), End("stop", Usage(), withheld, ())]
+    assert asyncio.run(openai.whole(from_documents(script(*told)), HEAD)).choices[0].message.content == "No."
     refused = Done("No.", True, (), Usage(), Timings(), BARE, finish_reason="refused")
     assert run(from_documents(script(PassagesFound((), "What?"), Token("No."), refused)))[-1] == End("stop", Usage(), refused, ())
 

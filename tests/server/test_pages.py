@@ -5,6 +5,7 @@ Screenshots land in `artifacts/`. Skipped, with a word, where there is no Chromi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -100,6 +101,39 @@ def test_what_is_not_in_the_documents_is_said(page: Page) -> None:
     expect(turn).to_have_attribute("data-state", "refused")
     expect(turn).to_contain_text("Not in your documents")
     shot(page, "chat-refused")
+
+
+def streamed(*events: tuple[str, dict[str, Any]]) -> str:
+    """Server-sent events, as /rag/ask sends them."""
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+
+
+def test_a_sentence_without_support_is_marked_and_an_answer_that_is_withdrawn_is_not_shown(page: Page) -> None:
+    """Dots under what no document says, whatever Markdown makes of it, and a word for who cannot see them; then a refusal in its place."""
+    text = "Tea is green. **Milk** is blue.\n\n- Cocoa is red.\n- Soup is wet."
+    wrong = ["**Milk** is blue.", "- Cocoa is red."]
+    done = {
+        "answer": text, "refused": False, "citations": [], "unsupported": wrong, "withheld": False, "usage": {}, "timings": {},
+        "model": "m", "finish_reason": "stop", "conversation_id": None,
+    }  # fmt: skip
+    refusal = done | {"answer": "I could not find this.", "refused": True, "withheld": True, "finish_reason": "refused"}
+    told = [
+        ("passages", {"passages": [], "searched_for": "?"}),
+        ("token", {"text": text}),
+        *(("unsupported", {"sentence": s}) for s in wrong),
+    ]
+    bodies = [streamed(*told, ("done", done)), streamed(*told, ("withdrawn", {"reason": "Not so."}), ("done", refusal))]
+    page.route("**/rag/ask", lambda route: route.fulfill(content_type="text/event-stream", body=bodies.pop(0)))
+    page.goto("/")
+    turn = ask(page, "What is it?")
+    expect(turn.locator(".unsupported")).to_have_text(["Milk", " is blue.", "Cocoa is red."])
+    assert turn.locator(".unsupported").first.get_attribute("title") == "Not found in your documents"
+    expect(turn.locator("li").first).to_contain_text("(not found in your documents)")
+    shot(page, "chat-unsupported")
+    turn = ask(page, "And now?")
+    expect(turn).to_have_attribute("data-state", "refused")
+    expect(turn).not_to_contain_text("Cocoa")
+    expect(turn).to_contain_text("An answer was written")
 
 
 def test_an_answer_can_be_stopped(page: Page, served: Served) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from rag.errors import ModelUnusable
-from rag.records import Citation, Done, Event, Passage, PassagesFound, Scores, Timings, Token, Usage
+from rag.records import Citation, Done, Event, Passage, PassagesFound, Scores, Timings, Token, Unsupported, Usage, Withdrawn
 from server.stream import Broadcast, answer_stream, sse, with_pings
 from tests.conftest import golden
 
@@ -36,6 +36,13 @@ def test_the_transcript_of_an_answer_is_as_written() -> None:
     done = Done('A "domain".\nÜber alles.', False, (CITATION,), Usage(10, 5, 0), Timings(1.5, 0.0, 20.25, 40.0), "smollm2-135m-instruct")
     events = (PassagesFound((PASSAGE,), "What is it?", ("c-9",)), Token('A "domain".'), CITATION, Token("\nÜber alles."), done)
     golden("answer.sse", asyncio.run(collect(answer_stream(script(*events)))))
+
+
+def test_the_transcript_of_an_answer_that_is_taken_back_is_as_written() -> None:
+    """Golden: who shows the tokens replaces them by the answer of `done`."""
+    done = Done("No.", True, (), Usage(10, 5, 0), Timings(), "m", finish_reason="refused", unsupported=("It is red.",), withheld=True)
+    events = (PassagesFound((), "What is it?"), Token("It is red."), Unsupported("It is red."), Withdrawn("Not so."), done)
+    golden("withdrawn.sse", asyncio.run(collect(answer_stream(script(*events)))))
 
 
 def test_what_breaks_in_mid_answer_becomes_an_error_event() -> None:
