@@ -29,6 +29,12 @@ Called in the engine's thread. A context and no argument, so that nothing which 
 """
 
 
+def charge(usage: Usage) -> None:
+    """Let the payer of this context pay for tokens that no generation has read, such as those of embedded texts."""
+    if (pay := payer.get()) is not None:
+        pay(usage)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One generation: prompt tokens in, at most `max_tokens` out.

@@ -21,6 +21,7 @@ from server.app import ReadingRoom
 from server.routes import dialect
 from server.routes.dialect import Documents, Sampling, wrong
 from server.routes.ollama_wire import sampling_of
+from server.scopes import Caller
 
 _NO_FILE = Modelfile("")
 
@@ -66,19 +67,20 @@ class Target:
             adapter=adapter or self.file.adapter or None,
             history=(*self.file.messages, *history),
             rules=self.file.system,
+            within=self.means.within,
         )
 
 
-async def find(name: str, room: ReadingRoom) -> Target:
-    """What a name stands for, loaded. Raises `UnknownModel`, and what loading raises."""
+async def find(name: str, room: ReadingRoom, caller: Caller) -> Target:
+    """What a name stands for to a caller, loaded. Raises `UnknownModel`, and what loading raises."""
     if not name.strip():
         raise wrong("model", "is empty; say which model you want.")
     assistant = await asyncio.to_thread(Assistants(room.settings.data_dir).find, name)
-    if assistant is None:
-        return Target(await dialect.resolve(name, room))
+    if assistant is None or not dialect.shown(assistant.modelfile.base, caller):
+        return Target(await dialect.resolve(name, room, caller))
     base = assistant.modelfile.base
     try:
-        return Target(await dialect.resolve(base, room), assistant.modelfile)
+        return Target(await dialect.resolve(base, room, caller), assistant.modelfile)
     except UnknownModel as error:
         raise UnknownModel(
             f"model '{base}' not found, which '{name}' is made from.", "Get it back, or delete the assistant: DELETE /api/delete."

@@ -25,6 +25,7 @@ from rag.records import Done, Event, Passage, PassagesFound, Token, Turn, Usage,
 from rag.settings import Engine as EngineSettings
 from server.app import ReadingRoom
 from server.routes.tools import ToolCall, ToolCalls
+from server.scopes import Caller
 
 ROOM = "readingroom"
 
@@ -45,33 +46,41 @@ def wrong(field: str, message: str) -> ValidationException:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The model that answers from the documents: of one domain, or of all where that is None."""
+    """The model that answers from the documents: of one domain, or of all where that is None; of those `within`, if given."""
 
     domain: str | None
+    within: frozenset[str] | None = None
 
 
-async def resolve(name: str, room: ReadingRoom) -> Documents | Engine:
+async def resolve(name: str, room: ReadingRoom, caller: Caller) -> Documents | Engine:
     """What a model's name means; loads a language model that is not in memory.
 
-    Raises `UnknownModel`, also for a domain that there is not, and what loading raises: `ModelUnusable`, `NotReady`.
+    Raises `UnknownModel`, also for a domain that there is not or that the caller may not see, and what loading raises: `ModelUnusable`,
+    `NotReady`.
     """
     name = name.strip().removesuffix(":latest")  # which Ollama's clients put behind a name without a tag
     if name == ROOM:
-        return Documents(None)
+        return Documents(caller.domain(None), caller.domains)
     if name.startswith(f"{ROOM}/"):
         domain = name.removeprefix(f"{ROOM}/")
-        if domain not in await asyncio.to_thread(read_domains, room.settings.corpora):
-            raise UnknownModel(f"There is no model {name!r}: no domain {domain!r}.", f"Choose one of: {', '.join(await names(room))}.")
-        return Documents(domain)
+        if not caller.sees(domain) or domain not in await asyncio.to_thread(read_domains, room.settings.corpora):
+            known = ", ".join(await names(room, caller))
+            raise UnknownModel(f"There is no model {name!r}: no domain {domain!r}.", f"Choose one of: {known}.")
+        return Documents(domain, caller.domains)
     if not name:
-        raise wrong("model", f"is empty; choose one of: {', '.join(await names(room))}.")
+        raise wrong("model", f"is empty; choose one of: {', '.join(await names(room, caller))}.")
     return await room.engines.find(name)
 
 
-async def names(room: ReadingRoom) -> list[str]:
-    """Every name that `resolve` knows: the documents first, then the domains, then the language models."""
-    domains = await asyncio.to_thread(read_domains, room.settings.corpora)
+async def names(room: ReadingRoom, caller: Caller) -> list[str]:
+    """Every name that `resolve` knows for a caller: the documents first, then the domains, then the language models."""
+    domains = filter(caller.sees, await asyncio.to_thread(read_domains, room.settings.corpora))
     return [ROOM, *(f"{ROOM}/{domain}" for domain in domains), *await asyncio.to_thread(room.engines.names)]
+
+
+def shown(base: str, caller: Caller) -> bool:
+    """Whether what is made from `base` may be shown to a caller: not if that stands for a domain which the caller may not see."""
+    return not base.startswith(f"{ROOM}/") or caller.sees(base.removeprefix(f"{ROOM}/"))
 
 
 async def adapter_of(engine: Engine, wanted: str | None) -> Adapter | None:

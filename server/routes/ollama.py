@@ -23,8 +23,8 @@ from rag import answer as path_of_a_question
 from rag import modelfile
 from rag.engine import Engine
 from rag.errors import UnknownModel
-from rag.generation import Generation
-from rag.records import Turn
+from rag.generation import Generation, charge
+from rag.records import Turn, Usage
 from server.app import ReadingRoom
 from server.routes import assistants, dialect
 from server.routes.assistants import Target
@@ -52,6 +52,7 @@ from server.routes.ollama_wire import (
     unloads,
 )
 from server.routes.tools import ToolCalls
+from server.scopes import Caller
 from server.stream import after, ndjson, ndjson_stream, unless_left
 
 # A long conversation, or a picture or two, so that these are refused with a word and not as too large.
@@ -68,12 +69,12 @@ Parts = AsyncGenerator[Said | End, None]
 AnyReply = ChatReply | GenerateReply
 
 
-async def find(name: str, room: ReadingRoom) -> Target:
+async def find(name: str, room: ReadingRoom, caller: Caller) -> Target:
     """As `assistants.find`. Raises `UnknownModel` in the words that Ollama's clients look for."""
     if not name.strip():
         raise wrong("model", "is required.")
     try:
-        return await assistants.find(name, room)
+        return await assistants.find(name, room, caller)
     except UnknownModel as error:
         raise error if error.message.startswith("model ") else unknown(name) from error
 
@@ -85,18 +86,22 @@ class OllamaController(Controller):
     tags = ("Ollama",)
 
     @post("/chat", status_code=200, summary="Chat", request_max_body_size=BODY_BYTES)
-    async def chat(self, room: ReadingRoom, request: Request[Any, Any, Any], data: ChatBody) -> Stream | Response[ChatReply]:
+    async def chat(
+        self, room: ReadingRoom, caller: Caller, request: Request[Any, Any, Any], data: ChatBody
+    ) -> Stream | Response[ChatReply]:
         """NDJSON, or one object with `stream` false. Leaving stops the work.
 
         The last object of an answer from the documents has `readingroom`: refused, citations, passages.
         """
-        return await _answered(ChatReply, data, turns_of(data.messages or ()), room, request)  # type: ignore[return-value]
+        return await _answered(ChatReply, data, turns_of(data.messages or ()), room, request, caller)  # type: ignore[return-value]
 
     @post("/generate", status_code=200, summary="Generate", request_max_body_size=BODY_BYTES)
-    async def generate(self, room: ReadingRoom, request: Request[Any, Any, Any], data: GenerateBody) -> Stream | Response[GenerateReply]:
+    async def generate(
+        self, room: ReadingRoom, caller: Caller, request: Request[Any, Any, Any], data: GenerateBody
+    ) -> Stream | Response[GenerateReply]:
         """The same for one prompt, in the model's own chat template, or with `raw` as it is; a `template` of one's own is refused."""
         turns = (Turn("user", data.prompt),) if data.prompt else ()
-        return await _answered(GenerateReply, data, turns, room, request)  # type: ignore[return-value]
+        return await _answered(GenerateReply, data, turns, room, request, caller)  # type: ignore[return-value]
 
     @post("/embed", status_code=200, summary="Embed", request_max_body_size=_EMBED_BYTES)
     async def embed(self, room: ReadingRoom, request: Request[Any, Any, Any], data: EmbedBody) -> EmbedReply:
@@ -120,10 +125,11 @@ async def _answered(
     turns: tuple[Turn, ...],
     room: ReadingRoom,
     request: Request[Any, Any, Any],
+    caller: Caller,
 ) -> Stream | Response[AnyReply]:
     started = time.perf_counter()
     unload = unloads(body.keep_alive)
-    target = await find(body.model, room)
+    target = await find(body.model, room, caller)
     check(body, documents=isinstance(target.means, Documents))
     load = time.perf_counter() - started
     if not turns:
@@ -230,4 +236,5 @@ async def _embedded(
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         found += rows.tolist()
         tokens += sum(min(count, longest) for count in counts)
+    charge(Usage(tokens))
     return found, tokens

@@ -20,8 +20,9 @@ from rag.gguf import Header
 from rag.modelfile import Assistant, Assistants, Modelfile
 from rag.models import ModelFile
 from server.app import ReadingRoom
-from server.routes.dialect import ROOM, wrong
+from server.routes.dialect import ROOM, shown, wrong
 from server.routes.ollama_wire import Message, stamp
+from server.scopes import Caller
 
 # A model stays in memory while there is room, so it never expires.
 _NEVER = "9999-12-31T23:59:59Z"
@@ -156,26 +157,35 @@ def info_of(header: Header, *, verbose: bool = False) -> dict[str, Any]:
 
 
 class Catalogue:
-    """Everything that has a name in a room. Reads files, so it is for a thread."""
+    """Everything that has a name in a room, as far as a caller may see it. Reads files, so it is for a thread."""
 
-    def __init__(self, room: ReadingRoom) -> None:
+    def __init__(self, room: ReadingRoom, caller: Caller) -> None:
         self._room = room
+        self._caller = caller
         self._data_dir = room.settings.data_dir
         self.assistants = Assistants(self._data_dir)
 
     def all(self) -> list[Known]:
         """The documents first, then the language models, the embedding model, the assistants."""
-        found = [self._documents(None), *(self._documents(domain) for domain in read_domains(self._room.settings.corpora).values())]
+        domains = [domain for name, domain in read_domains(self._room.settings.corpora).items() if self._caller.sees(name)]
+        found = [self._documents(None), *(self._documents(domain) for domain in domains)]
         default = self._default()
         found += [default, *(_of_model(model) for model in models.installed(self._data_dir) if model.name != default.name)]
         embedder = self._embedder()
-        return [*found, *([embedder] if embedder else []), *(self._of_assistant(assistant) for assistant in self.assistants.all())]
+        return [
+            *found,
+            *([embedder] if embedder else []),
+            *(self._of_assistant(each) for each in self.assistants.all() if self._shows(each)),
+        ]
+
+    def _shows(self, assistant: Assistant) -> bool:
+        return shown(assistant.modelfile.base, self._caller)
 
     def find(self, name: str) -> Known:
         """One by its name, with or without `:latest`. Raises `UnknownModel`, and `Broken` for a damaged assistant."""
         bare = modelfile.bare_name(name.strip())
         assistant = self.assistants.find(bare)
-        if assistant is not None:
+        if assistant is not None and self._shows(assistant):
             return self._of_assistant(assistant)
         return self._base(bare)
 
@@ -184,7 +194,7 @@ class Catalogue:
             return self._documents(None)
         if name.startswith(f"{ROOM}/"):
             domains = read_domains(self._room.settings.corpora)
-            if (domain := name.removeprefix(f"{ROOM}/")) in domains:
+            if (domain := name.removeprefix(f"{ROOM}/")) in domains and self._caller.sees(domain):
                 return self._documents(domains[domain])
             raise unknown(name)
         for known in (self._embedder(), self._default()):

@@ -31,6 +31,7 @@ from server.routes.dialect import ROOM, Documents, wrong
 from server.routes.ollama import find
 from server.routes.ollama_catalogue import Catalogue, Listed, Loaded, Shown
 from server.routes.ollama_wire import Message, turns_of
+from server.scopes import Caller
 from server.stream import after, ndjson, ndjson_stream, unless_left
 
 # Clients ask for features by version. This is Ollama's first with `from` in `create` and JSON schemas in `format`.
@@ -147,9 +148,9 @@ class OllamaModels(Controller):
         """For who only knocks."""
 
     @get("/tags", summary="The models")
-    async def tags_(self, room: ReadingRoom) -> dict[str, list[Listed]]:
+    async def tags_(self, room: ReadingRoom, caller: Caller) -> dict[str, list[Listed]]:
         """The documents, the language models, the embedding model, the assistants."""
-        catalogue = Catalogue(room)
+        catalogue = Catalogue(room, caller)
         return {"models": await asyncio.to_thread(lambda: [known.listed() for known in catalogue.all()])}
 
     @head("/tags", include_in_schema=False)
@@ -157,9 +158,9 @@ class OllamaModels(Controller):
         """For who only knocks."""
 
     @get("/ps", summary="The models in memory")
-    async def ps(self, room: ReadingRoom) -> dict[str, list[Loaded]]:
+    async def ps(self, room: ReadingRoom, caller: Caller) -> dict[str, list[Loaded]]:
         """They stay while there is room, so none of them expires."""
-        catalogue, names = Catalogue(room), [engine.model for engine in room.engines.loaded() if engine.ready]
+        catalogue, names = Catalogue(room, caller), [engine.model for engine in room.engines.loaded() if engine.ready]
 
         def look() -> list[Loaded]:
             found = []
@@ -171,45 +172,49 @@ class OllamaModels(Controller):
         return {"models": await asyncio.to_thread(look)}
 
     @post("/show", status_code=200, summary="One model")
-    async def show(self, room: ReadingRoom, data: ShowBody) -> Shown:
+    async def show(self, room: ReadingRoom, caller: Caller, data: ShowBody) -> Shown:
         """How it is made, and what its file says of itself."""
-        return await asyncio.to_thread(lambda: Catalogue(room).find(data.wanted).shown(verbose=bool(data.verbose)))
+        return await asyncio.to_thread(lambda: Catalogue(room, caller).find(data.wanted).shown(verbose=bool(data.verbose)))
 
     @post("/create", status_code=200, summary="Make an assistant", request_max_body_size=_CREATE_BYTES)
-    async def create(self, room: ReadingRoom, data: CreateBody) -> Stream | Response[Progress]:
+    async def create(self, room: ReadingRoom, caller: Caller, data: CreateBody) -> Stream | Response[Progress]:
         """Of a Modelfile, or of the same in fields. It is a name for what there is, so it takes no time and no room."""
-        name, catalogue = data.wanted, Catalogue(room)
+        name, catalogue = data.wanted, Catalogue(room, caller)
         file = await asyncio.to_thread(catalogue.checked, name, file_of(data))
         if file.adapter:
-            base = await find(file.base, room)
+            base = await find(file.base, room, caller)
             await dialect.adapter_of(room.engine if isinstance(base.means, Documents) else base.means, file.adapter)
         await asyncio.to_thread(catalogue.assistants.save, name, file)
+        await asyncio.to_thread(room.note, caller, "assistant.create", name, base=file.base)
         return _told(data.stream, Progress("reading model metadata"), Progress("writing manifest"), Progress("success"))
 
     @post("/pull", status_code=200, summary="Fetch a model")
-    async def pull(self, room: ReadingRoom, request: Request[Any, Any, Any], data: PullBody) -> Stream | Response[Progress]:
+    async def pull(self, room: ReadingRoom, caller: Caller, request: Request[Any, Any, Any], data: PullBody) -> Stream | Response[Progress]:
         """From a registry that speaks Ollama's protocol, with progress. Leaving ends it; the next try goes on from there."""
-        steps = pulling(data, room)
+        steps = pulling(data, room, caller)
         first = await anext(steps)  # what is wrong with the call has a status
+        await asyncio.to_thread(room.note, caller, "model.pull", data.wanted)
         if data.stream is False:
             return Response(await unless_left(request, _last(after(first, steps))))
         return ndjson_stream(ndjson(after(first, steps)))
 
     @post("/copy", status_code=200, summary="Copy an assistant")
-    async def copy(self, room: ReadingRoom, data: CopyBody) -> Response[bytes]:
+    async def copy(self, room: ReadingRoom, caller: Caller, data: CopyBody) -> Response[bytes]:
         """Of a model or the documents, too: then it is another name for them."""
         if not data.source.strip() or not data.destination.strip():
             raise wrong("source" if not data.source.strip() else "destination", "is required.")
-        await asyncio.to_thread(Catalogue(room).copy, data.source, data.destination)
+        await asyncio.to_thread(Catalogue(room, caller).copy, data.source, data.destination)
+        await asyncio.to_thread(room.note, caller, "assistant.copy", data.destination, source=data.source)
         return Response(b"")
 
     @delete("/delete", status_code=200, summary="Delete an assistant or a model")
-    async def delete(self, room: ReadingRoom, data: NamedBody) -> Response[bytes]:
+    async def delete(self, room: ReadingRoom, caller: Caller, data: NamedBody) -> Response[bytes]:
         """A model with its file, unless that is used in place; not the default one."""
-        catalogue = Catalogue(room)
+        catalogue = Catalogue(room, caller)
         if await asyncio.to_thread(catalogue.assistants.find, data.wanted) is None:
             await room.engines.unload(modelfile.bare_name(data.wanted))
         await asyncio.to_thread(catalogue.delete, data.wanted)
+        await asyncio.to_thread(room.note, caller, "model.delete", data.wanted)
         return Response(b"")
 
     @post("/push", status_code=200, include_in_schema=False)
@@ -233,12 +238,12 @@ async def knock() -> None:
     """Ollama's command asks this before anything else."""
 
 
-async def pulling(body: PullBody, room: ReadingRoom) -> AsyncGenerator[Progress, None]:
+async def pulling(body: PullBody, room: ReadingRoom, caller: Caller) -> AsyncGenerator[Progress, None]:
     """Fetches a model, step by step. Closing the iteration ends the download, and keeps what came. Raises what `rag.pull.pull` does."""
     name = body.wanted
     if "://" in name:
         raise InvalidInput("A model is not fetched from an address here.", "On the server's machine: `readingroom models pull ADDRESS`.")
-    catalogue = Catalogue(room)
+    catalogue = Catalogue(room, caller)
     if modelfile.bare_name(name).lower() == ROOM or await asyncio.to_thread(catalogue.assistants.find, name) is not None:
         raise InvalidInput(f"{name!r} is the name of an assistant or of documents.", "Choose another, or delete the assistant first.")
     host = name.split("/")[0]

@@ -27,7 +27,7 @@ from msgspec import UNSET, UnsetType
 from rag import grammar
 from rag.answer import Question, answer
 from rag.errors import ReadingRoomError, UnknownModel
-from rag.generation import TokenChances
+from rag.generation import TokenChances, charge
 from rag.modelfile import Assistants
 from rag.records import Turn
 from rag.records import Usage as TokensUsed
@@ -47,11 +47,13 @@ from server.routes.dialect import (
     generate,
     names,
     seed_of,
+    shown,
     whole_of,
     wrong,
 )
 from server.routes.native import json_only
 from server.routes.tools import ToolCall, ToolCalls, tool_answer
+from server.scopes import Caller
 from server.stream import after, event_stream, unless_left
 
 log = logging.getLogger(__name__)
@@ -433,28 +435,30 @@ class OpenAIController(Controller):
     tags = ("OpenAI",)
 
     @get("/models", summary="The models")
-    async def models(self, room: ReadingRoom) -> wire.ModelList:
+    async def models(self, room: ReadingRoom, caller: Caller) -> wire.ModelList:
         """`readingroom` and `readingroom/<domain>` answer from the documents; the others are language models, spoken to bare, and
         assistants that were made with `POST /api/create`."""
-        return wire.ModelList([wire.Model(name) for name in await _all_names(room)])
+        return wire.ModelList([wire.Model(name) for name in await _all_names(room, caller)])
 
     @get("/models/{model_id:path}", summary="One model")
-    async def model(self, room: ReadingRoom, model_id: Path) -> wire.Model:
+    async def model(self, room: ReadingRoom, caller: Caller, model_id: Path) -> wire.Model:
         """404 if there is none of that name."""
         name = model_id.as_posix().lstrip("/")
-        known = await _all_names(room)
+        known = await _all_names(room, caller)
         if name not in known:
             raise UnknownModel(f"There is no model {name!r}.", f"Choose one of: {', '.join(known)}.")
         return wire.Model(name)
 
     @post("/chat/completions", status_code=200, summary="Chat", guards=[json_only], request_max_body_size=_CHAT_BYTES)
-    async def chat(self, room: ReadingRoom, request: Request[Any, Any, Any], data: wire.ChatBody) -> Stream | Response[wire.ChatCompletion]:
+    async def chat(
+        self, room: ReadingRoom, caller: Caller, request: Request[Any, Any, Any], data: wire.ChatBody
+    ) -> Stream | Response[wire.ChatCompletion]:
         """Answers the last message of the user, from the documents or by a bare model. Leaving stops the work.
 
         Citations are in `message.annotations`, in a stream in the chunk before the last; whether it is a refusal, and the
         passages, in `readingroom`.
         """
-        target = await find(data.model, room)
+        target = await find(data.model, room, caller)
         model = target.means
         if isinstance(model, Documents):
             # What a tool returned is no question.
@@ -482,11 +486,11 @@ class OpenAIController(Controller):
 
     @post("/completions", status_code=200, summary="Complete (legacy)", guards=[json_only], request_max_body_size=_CHAT_BYTES)
     async def complete(
-        self, room: ReadingRoom, request: Request[Any, Any, Any], data: wire.CompletionBody
+        self, room: ReadingRoom, caller: Caller, request: Request[Any, Any, Any], data: wire.CompletionBody
     ) -> Stream | Response[wire.Completion]:
         """The prompt is read as a message of the user. Use chat completions where you can."""
         turns = (Turn("user", prompt_of(data)),)
-        target = await find(data.model, room)
+        target = await find(data.model, room, caller)
         model = target.means
         if isinstance(model, Documents):
             name, events = data.model, from_documents(answer(question_for(data, turns, target), room.library))
@@ -507,9 +511,10 @@ class OpenAIController(Controller):
         return Response(await unless_left(request, _embeddings(room, data)))
 
 
-async def _all_names(room: ReadingRoom) -> list[str]:
+async def _all_names(room: ReadingRoom, caller: Caller) -> list[str]:
     assistants = await asyncio.to_thread(Assistants(room.settings.data_dir).all)
-    return list(dict.fromkeys([*await names(room), *(assistant.name for assistant in assistants)]))
+    seen = [assistant.name for assistant in assistants if shown(assistant.modelfile.base, caller)]
+    return list(dict.fromkeys([*await names(room, caller), *seen]))
 
 
 def _named(wanted: str, target: Target) -> str:
@@ -552,4 +557,5 @@ async def _embeddings(room: ReadingRoom, body: wire.EmbeddingBody) -> wire.Embed
     for start in range(0, len(texts), _EMBED_AT_ONCE):
         rows = await in_thread(embedder.embed_passages, texts[start : start + _EMBED_AT_ONCE])
         data += [wire.Embedding(n, embedded(row, body.encoding_format)) for n, row in enumerate(rows, start)]
+    charge(TokensUsed(sum(counts)))
     return wire.EmbeddingList(data, embedder.name, wire.EmbeddingUsage(sum(counts), sum(counts)))
