@@ -26,8 +26,8 @@ from typing import Any
 from rag import prompt
 from rag.db import Database
 from rag.errors import InvalidInput, UnknownConversation
-from rag.exchange import Exchange, Json, Thumb, emptied, mentioned, moved, runs, without
-from rag.records import Citation, Done, Event, PassagesFound, Token, Turn
+from rag.exchange import Exchange, Json, Thumb, mentioned, moved, repeating, runs, without
+from rag.records import Citation, Done, Event, PassagesFound, Token, Turn, Withdrawn
 
 log = logging.getLogger(__name__)
 
@@ -463,6 +463,8 @@ async def keeping(events: AsyncGenerator[Event, None], draft: Draft, conversatio
                     draft.said.append(event.text)
                 elif isinstance(event, Citation):
                     draft.citations.append(dataclasses.asdict(event))
+                elif isinstance(event, Withdrawn):
+                    draft.said, draft.citations = [], []
                 elif isinstance(event, Done):
                     kept = True
                     done = dataclasses.asdict(dataclasses.replace(event, conversation_id=None))
@@ -563,8 +565,8 @@ def _forget_in(connection: sqlite3.Connection, id: str, document_id: str) -> int
             if after.answer != before.answer:
                 any_emptied = True
                 taken |= runs(before.answer)
-        elif taken and not runs(before.answer).isdisjoint(taken):
-            after = dataclasses.replace(emptied(before), gone=before.gone + 1)
+        elif taken:
+            after = repeating(before, taken)
         if any_emptied and after.found.get("searched_for") not in (None, "", after.question):
             # Made from the turns before it.
             after = dataclasses.replace(after, found={**after.found, "searched_for": ""})

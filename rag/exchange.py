@@ -68,19 +68,27 @@ def without(exchange: Exchange, document_id: str) -> Exchange:
         "passages": [passage for passage in passages if passage["document_id"] != document_id],
         "left_out": sorted(unread - its),
     }
-    made_of_it = (cited or bool(its - unread)) and not exchange.done.get("refused", False)
-    left = emptied(exchange) if made_of_it else exchange
+    left = _emptied(exchange) if cited or its - unread else exchange
     return dataclasses.replace(left, found=found, gone=exchange.gone + 1)
 
 
-_ABOUT_IT = ("refused", "usage", "timings", "model", "adapter")
+_ABOUT_IT = ("refused", "withheld", "usage", "timings", "model", "adapter", "finish_reason", "evidence")
 """Of `Done`, what says nothing of a document's text."""
 
 
-def emptied(exchange: Exchange) -> Exchange:
-    """The turn without its answer."""
-    done = {name: value for name, value in exchange.done.items() if name in _ABOUT_IT}
-    return dataclasses.replace(exchange, answer="", done={**done, "citations": [], "finish_reason": "removed"})
+def _emptied(exchange: Exchange) -> Exchange:
+    """The turn without the model's words; a refusal, whose words are ours, stays one."""
+    done = {name: value for name, value in exchange.done.items() if name in _ABOUT_IT} | {"citations": []}
+    if exchange.done.get("refused", False):
+        return dataclasses.replace(exchange, done=done)
+    return dataclasses.replace(exchange, answer="", done={**done, "finish_reason": "removed"})
+
+
+def repeating(exchange: Exchange, taken: Collection[tuple[str, ...]]) -> Exchange:
+    """The turn without its answer, if that repeats one that is gone; `taken` are the runs of words of those."""
+    if runs(exchange.answer).isdisjoint(taken):
+        return exchange
+    return dataclasses.replace(_emptied(exchange), gone=exchange.gone + 1)
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
