@@ -69,6 +69,7 @@ class Stores(Protocol):
     def count(self, domain: str | None = None, document_id: str | None = None) -> int: ...
     def documents(self) -> dict[str, int]: ...
     def check_space(self) -> None: ...
+    def reword(self, domain: str, languages: Sequence[str]) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,8 @@ class Pipeline:
                     self._recipe.look()
                 self._domains = read_domains(corpora)
                 folder = Folder(corpora, self._domains)
+            self._reword()
+            with self._timed("look"):
                 items, gone = self._compare(folder, changes, report)
             # Additions before deletions: a renamed file finds its old self in the index.
             again = self._process(folder, items, report)
@@ -326,6 +329,16 @@ class Pipeline:
 
     def _domain(self, name: str) -> Domain:
         return self._domains.get(name) or Domain(name)
+
+    def _reword(self) -> None:
+        """Make the words that passages are found by anew where `domain.toml` names other languages. One that is broken changes nothing."""
+        for domain in self._domains.values():
+            while domain.error is None and self._reworded(domain):
+                self.between()
+
+    def _reworded(self, domain: Domain) -> int:
+        with self._timed("store"):
+            return self._store.reword(domain.name, domain.languages)
 
     # A batch of files
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from rag import gate, prompt
 from rag.adapters import AUTO, Adapter, Style
 from rag.cite import Checks, Citer, SentenceStream
-from rag.domains import Domain, find_domain
+from rag.domains import Domain, find_domain, read_domains
 from rag.embed import Embedder
 from rag.engines import Engines
 from rag.errors import InvalidQuestion
@@ -32,10 +32,13 @@ from rag.filters import Filters
 from rag.generation import Generation, Request
 from rag.marks import Marks
 from rag.metrics import Metrics
+from rag.phrases import ENGLISH, Phrases
+from rag.phrases import of as phrases_of
 from rag.records import Citation, Done, Event, Passage, PassagesFound, Queued, Timings, Token, Turn, Unsupported, Usage, Withdrawn
 from rag.rerank import Reranker, rerank
 from rag.retrieve import closest_sentence, left_out, retrieve, strong, whole
 from rag.settings import Settings
+from rag.standalone import standalone
 from rag.store import EdgeStore
 
 T = TypeVar("T")
@@ -91,7 +94,7 @@ async def search(question: Question, library: Library) -> tuple[Passage, ...]:
 
 async def _found(question: Question, library: Library) -> tuple[tuple[Passage, ...], float]:
     """As `search`, and the milliseconds that the second look took."""
-    text = checked(question.text, library.settings.server.max_question_chars)
+    text = _in_full(question, library.settings.server.max_question_chars)
     domain = _domain(question, library.settings.corpora)
     started = time.perf_counter()
     limit = question.limit or (domain and domain.passages) or library.settings.retrieve.passages
@@ -122,8 +125,9 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
     """Answer from the documents, or refuse: see the module. Raises any `ReadingRoomError`."""
     started = time.perf_counter()
     settings, metrics = library.settings, library.metrics
-    text = checked(question.text, settings.server.max_question_chars)
+    text = _in_full(question, settings.server.max_question_chars)
     domain = _domain(question, settings.corpora)
+    phrases = _phrases(domain, settings.corpora)
     engine = await library.engines.find(question.model or (domain.model if domain else None))
     # The settings' adapter is for the settings' model; another one has its own, or none.
     usual = AUTO if question.model or (domain and domain.model) else settings.engine.adapter
@@ -141,10 +145,10 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         best = gate.heard(evidence, 0.0) if style.marks else evidence
         if best.chance < threshold:
             yield PassagesFound(passages, text)
-            yield Token(prompt.REFUSAL)
+            yield Token(phrases.refusal)
             timings = Timings(retrieve_ms, rerank_ms, _ms_since(started), _ms_since(started))
             outcome = "refused"
-            yield Done(prompt.REFUSAL, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused", evidence=best)
+            yield Done(phrases.refusal, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused", evidence=best)
             return
 
         max_tokens = min(question.max_tokens or settings.engine.max_tokens, engine.context_tokens // 2)
@@ -182,14 +186,15 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         async for position in generation.queued():
             yield Queued(position)
         judged = not style.marks
-        async for piece in _shown(generation.pieces(), marks if style.marks else None):
+        pieces = generation.pieces() if phrases is ENGLISH or not style.marks else _translated(generation.pieces(), phrases)
+        async for piece in _shown(pieces, marks if style.marks else None):
             if not judged and generation.chances:
                 judged = True
                 evidence = gate.heard(evidence, _refusing(generation))
                 if evidence.chance < threshold:
                     generation.cancel()
-                    said.append(prompt.REFUSAL)
-                    yield Token(prompt.REFUSAL)
+                    said.append(phrases.refusal)
+                    yield Token(phrases.refusal)
                     break
             piece = piece if said else piece.lstrip()
             if not piece:
@@ -200,14 +205,14 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
             said.append(piece)
             yield Token(piece)
             finished = sentences.feed(piece)
-            if _refuses(said, style):
+            if _refuses(said, style, phrases):
                 continue  # what it has not found stands nowhere
             for found in await _check(finished, checks, library):
                 yield found
             if _has_lost_the_thread(finished, told):
                 generation.cancel()
                 break
-        refused = _refuses(said, style)
+        refused = _refuses(said, style, phrases)
         cut = generation.finish_reason in ("length", "deadline")
         for found in await _check(() if refused else sentences.flush(), checks, library, cut=cut):
             yield found
@@ -216,14 +221,14 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         limit = domain.withhold_above if domain and domain.withhold_above is not None else settings.cite.withhold_above
         withheld = not refused and checks.unsupported_share > limit
         if withheld:
-            said, citations = [prompt.REFUSAL], []
-            yield Withdrawn(prompt.WITHDRAWN)
+            said, citations = [phrases.refusal], []
+            yield Withdrawn(phrases.withdrawn)
         elif not citations and not refused:
             # Nothing of what the model said is in the documents. It has been said, so what they do say is put beside it.
             quote = await _in_thread(library, closest_sentence, text, ready.used, library.embedder)
             citation = await _in_thread(library, citer.cite, quote) if quote else None
             if citation:
-                said.append((prompt.UNBACKED if said else "") + prompt.QUOTED.format(quote=quote))
+                said.append((phrases.unbacked if said else "") + phrases.quoted.format(quote=quote))
                 citations.append(citation)
                 yield Token(said[-1])
                 yield citation
@@ -248,9 +253,39 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         metrics.answer.observe(time.perf_counter() - started)
 
 
-def _refuses(said: Sequence[str], style: Style) -> bool:
+def _in_full(question: Question, limit: int) -> str:
+    """What is searched for and answered: a follow-up as it would be asked alone. Raises `InvalidQuestion`."""
+    text = checked(question.text, limit)
+    whole = standalone(text, question.history)
+    return whole if len(whole) <= limit else text
+
+
+def _phrases(domain: Domain | None, corpora: Path) -> Phrases:
+    """Those of the domain's language; of all domains, if they agree in it."""
+    asked = [domain] if domain is not None else read_domains(corpora).values()
+    first = {one.languages[:1] for one in asked}
+    return phrases_of(first.pop()) if len(first) == 1 else ENGLISH
+
+
+async def _translated(pieces: AsyncGenerator[str, None], phrases: Phrases) -> AsyncGenerator[str, None]:
+    """The pieces, but a refusal, as adapters are taught it, in other words: held back for as long as it may be one."""
+    held: str | None = ""
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            if held is None:
+                yield piece
+            elif not prompt.REFUSAL.startswith((held + piece).strip()):
+                yield held + piece
+                held = None
+            else:
+                held += piece
+    if held:
+        yield phrases.refusal if held.strip() == prompt.REFUSAL else held
+
+
+def _refuses(said: Sequence[str], style: Style, phrases: Phrases) -> bool:
     """Whether an adapter that was trained to refuse has done so, with the words that it was taught."""
-    return style.marks and "".join(said).strip() == prompt.REFUSAL
+    return style.marks and "".join(said).strip() == phrases.refusal
 
 
 def _refusing(generation: Generation) -> float:

@@ -18,10 +18,11 @@ from typing import Protocol
 
 import numpy as np
 
-from rag import prompt, scores
+from rag import scores
 from rag.answer import Library, Question, answer, search
 from rag.errors import Busy, InvalidQuestion, ReadingRoomError
 from rag.golden import Item, Span
+from rag.phrases import own_words
 from rag.records import Citation, Done, Event, Passage, Token, document_id
 from rag.scores import Found, Statistic
 from rag.sentences import sentence_spans
@@ -174,7 +175,7 @@ def judged(done: Done, item: Item) -> dict[str, float]:
         values["refused.answerable" if item.answerable else "refused.unanswerable"] = float(done.refused)
     if item.answers:
         for name, score in (("exact", scores.exact_match), ("f1", scores.f1), ("own.contains", scores.contains)):
-            values[name] = 0.0 if done.refused else score(_own(done)[0], item.answers)
+            values[name] = 0.0 if done.refused else score(own_words(done.answer)[0], item.answers)
         values["contains"] = 0.0 if done.refused else scores.contains(done.answer, item.answers)
     return values
 
@@ -206,18 +207,9 @@ def sourced(done: Done, item: Item, spans: Sequence[tuple[str, int, int]], verba
     return values
 
 
-def _own(done: Done) -> tuple[str, bool]:
-    """The model's own words, and whether they are unbacked: without the quote that we put beside them then (`rag/answer.py`).
-
-    Where the model said nothing at all, the quote is the answer.
-    """
-    own, unbacked, _ = done.answer.partition(prompt.UNBACKED)
-    return own.removeprefix(prompt.QUOTED.partition("{")[0]), bool(unbacked)
-
-
 def _supports(done: Done) -> list[float]:
     """Support of each of the answer's own sentences; a quote beside an unbacked answer supports none of them."""
-    own, unbacked = _own(done)
+    own, unbacked = own_words(done.answer)
     if unbacked:
         return [0.0] * len(sentence_spans(own))
     best = []

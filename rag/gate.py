@@ -28,10 +28,10 @@ _WEIGHTS: Mapping[tuple[str, ...], Mapping[str, float]] = {
 
 def weigh(question: str, passages: Sequence[Passage]) -> Evidence:
     """What search and reranker say of a question by its passages. All zero where there are none."""
-    asked = set(content_stems(question))
     scores = [passage.scores for passage in passages]
     dense = max((score.dense or 0.0 for score in scores), default=0.0)
-    coverage = max((_covered(asked, passage) for passage in passages), default=0.0) if asked else dense
+    shares = [share for passage in passages if (share := _covered(question, passage)) is not None]
+    coverage = max(shares, default=dense)  # a question of function words alone
     relevance = [score.rerank for score in scores if score.rerank is not None]
     answerable = [score.answerable for score in scores if score.answerable is not None]
     return _judged(Evidence(_unit(dense), _unit(coverage), max(relevance, default=None), max(answerable, default=None)))
@@ -67,9 +67,11 @@ def scaled(name: str, value: float) -> float:
     return math.log(value / (1 - value))
 
 
-def _covered(asked: set[str], passage: Passage) -> float:
-    said = set(content_stems(" ".join((*passage.heading, passage.title, passage.text))))
-    return len(asked & said) / len(asked)
+def _covered(question: str, passage: Passage) -> float | None:
+    """The share of the question's content words that the passage has, in the passage's language; None where it has no such word."""
+    asked = set(content_stems(question, passage.language))
+    said = set(content_stems(" ".join((*passage.heading, passage.title, passage.text)), passage.language))
+    return len(asked & said) / len(asked) if asked else None
 
 
 def _unit(value: float) -> float:

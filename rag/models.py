@@ -255,6 +255,23 @@ def folder_of(name: str, data_dir: Path) -> Path:
     return data_dir / "models" / key(name)
 
 
+def languages_of(model: ModelFile) -> tuple[str, ...]:
+    """What an embedding model was made for, as the model card in its folder says: ISO 639-1, or `multilingual`; empty if it does not say.
+
+    The card is the `README.md` that sentence-transformers models come with, its fields the YAML at its head.
+    """
+    import yaml
+
+    try:
+        text = (model.path / "README.md").read_text(encoding="utf-8", errors="replace")
+        head = yaml.safe_load(text.split("\n---", 1)[0].removeprefix("---")) if text.startswith("---") else None
+    except (OSError, yaml.YAMLError):
+        return ()
+    said = head.get("language") if isinstance(head, dict) else None
+    # YAML 1.1 reads the code of Norwegian as a no.
+    return tuple("no" if code is False else str(code) for code in (said if isinstance(said, list) else [said] if said else []))
+
+
 def _folders(data_dir: Path) -> list[Path]:
     """Those of installed models; beside them lie requantized files and hidden folders."""
     return sorted(card.parent for card in (data_dir / "models").glob(f"*/{CARD}") if not card.parent.name.startswith("."))

@@ -116,6 +116,8 @@ class Passage:
     text: str
     score: float
     scores: Scores = field(default_factory=Scores)
+    language: str = "en"
+    """The one of its domain's languages that it is in (`rag/languages.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

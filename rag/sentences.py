@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from rag import languages
+
 # A sentence ends at . ! ? (with closing quotes or brackets) before white space and something that can begin one, or at
 # a line that is followed by an empty one or by a list item, a heading or a table row.
 _END = re.compile(
@@ -57,8 +59,8 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def words(text: str) -> list[str]:
-    """All words, lower-cased, in order; `o'clock`, `3.5` and `well-known` are one each."""
-    return [match[0].lower().replace("’", "'") for match in _WORD.finditer(text)]
+    """All words, lower-cased, in order; `o'clock`, `3.5` and `well-known` are one each, Chinese and its like as BM25 has them."""
+    return [match[0].lower().replace("’", "'") for match in _WORD.finditer(languages.segmented(text))]
 
 
 def stem(word: str) -> str:
@@ -70,6 +72,8 @@ def stem(word: str) -> str:
     return word
 
 
-def content_stems(text: str) -> list[str]:
-    """Stems of the words that are not stop words, in order, repeats kept."""
-    return [stem(word) for word in words(text) if word not in STOP_WORDS]
+def content_stems(text: str, language: str = "en") -> list[str]:
+    """Stems of the words that are not stop words, in order, repeats kept. Those of two languages cannot be compared."""
+    if language == "en":
+        return [stem(word) for word in words(text) if word not in STOP_WORDS]
+    return [term for word in words(text) if (term := languages.term(word, language))]

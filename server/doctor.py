@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from rag import models
-from rag.domains import read_domains
+from rag.domains import Domain, read_domains
 from rag.errors import ReadingRoomError
+from rag.languages import named
 from rag.settings import Settings
 from server.auth import check_binding, is_loopback
 from server.lock import address_of
@@ -234,6 +235,27 @@ def _folders(settings: Settings) -> Iterator[Check]:
     for domain in domains.values():
         if domain.error:
             yield Check(f"domain {domain.name}", "broken", domain.error, "Correct its domain.toml.")
+    yield from _languages(settings, domains)
+
+
+def _languages(settings: Settings, domains: Mapping[str, Domain]) -> Iterator[Check]:
+    """Whether the embedding model was made for the languages of each domain; where it was not, words have to find what meaning cannot."""
+    try:
+        model = models.locate(settings.embed.model, "embedder", settings.data_dir)
+    except ReadingRoomError:
+        return  # said above
+    known = models.languages_of(model)
+    if not known or "multilingual" in known:
+        return
+    for domain in domains.values():
+        unknown = [named(code) for code in domain.languages if code not in known]
+        if unknown:
+            yield Check(
+                f"domain {domain.name}",
+                "slow",
+                f"{model.name} was not made for {' and '.join(unknown)}: passages are found by their words more than by meaning",
+                "Set embed.model to a multilingual model: corpora/guide/models.md says how.",
+            )
 
 
 def _watching(settings: Settings) -> Iterator[Check]:
