@@ -32,6 +32,7 @@ from server.routes.openai import OpenAIController
 from server.routes.ops import Readings, health, metrics, ready
 from server.routes.usage import UsageController
 from server.scopes import Caller
+from server.widget import widget
 
 WEB = Path(__file__).parent / "web"
 
@@ -70,6 +71,7 @@ def create_app(room: ReadingRoom) -> App:
             ready,
             metrics,
             static,
+            widget,
             *(_page(path, name) for path, name in _PAGES.items()),
         ],
         dependencies={"room": Provide(provide_room), "caller": Provide(provide_caller)},
