@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rag.domains import FILE as DOMAIN_FILE
 from rag.errors import InvalidInput, NotFound
 from rag.golden import Item, Page
 
@@ -34,12 +35,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A set with its documents. `source` says where both are from, and under which licence."""
+    """A set with its documents. `source` says where both are from, and under which licence; `languages`: of its documents, if not English."""
 
     name: str
     items: tuple[Item, ...]
     files: tuple[File, ...]
     source: str
+    languages: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -47,6 +49,7 @@ class Imported:
         hashed = hashlib.sha256()
         for file in sorted(self.files, key=lambda file: file.path):
             hashed.update(f"{file.path}\0{len(file.data)}\0".encode() + file.data)
+        hashed.update("\0".join(self.languages).encode())
         return hashed.hexdigest()
 
     def write(self, corpora: Path) -> None:
@@ -59,6 +62,8 @@ class Imported:
             path = partial / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.data)
+        for domain in {file.path.partition("/")[0] for file in self.files if self.languages}:
+            (partial / domain / DOMAIN_FILE).write_text(f"languages = {json.dumps(self.languages)}\n", encoding="utf-8")
         partial.rename(corpora)
 
 
@@ -80,7 +85,7 @@ def load(name: str, data: Path) -> Imported:
         items, files = read(folder)
     except (OSError, EOFError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InvalidInput(f"{folder} cannot be read as {name}: {type(error).__name__}: {error}.", "Fetch the set again.") from error
-    return Imported(name, tuple(items), tuple(files), source)
+    return Imported(name, tuple(items), tuple(files), source, _LANGUAGES.get(name, ()))
 
 
 Read = tuple[Iterable[Item], Iterable[File]]
@@ -218,3 +223,5 @@ _SETS: dict[str, tuple[str, Callable[[Path], Read], str]] = {
     "xquad-de": ("xquad*", _xquad("de"), "XQuAD, CC BY-SA 4.0"),
     "pool": ("train", _pool, "SQuAD 1.1 and 2.0, Natural Questions, CC BY-SA 4.0 and 3.0; SQuADShifts, CC BY 4.0"),
 }
+
+_LANGUAGES = {"xquad-de": ("de",)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rag import golden, importers
+from rag.domains import read_domain
 from rag.errors import InvalidInput, NotFound
 from rag.golden import Page
 from tests.conftest import SHARED
@@ -40,6 +41,18 @@ def test_squad_has_a_file_for_each_paragraph(tmp_path: Path) -> None:
     ]
     squad(tmp_path / "xquad" / "xquad.de.json", packed=False)
     assert importers.load("xquad-de", tmp_path).items[2].documents == ("xquad-de/0002.txt",)
+
+
+def test_a_set_in_another_language_says_so_to_its_domain(tmp_path: Path) -> None:
+    """By a `domain.toml` among its documents, which is none of them."""
+    for code in ("de", "en"):
+        squad(tmp_path / "xquad" / f"xquad.{code}.json", packed=False)
+    german, english = (importers.load(f"xquad-{code}", tmp_path) for code in ("de", "en"))
+    german.write(tmp_path / "corpora")
+    english.write(tmp_path / "others")
+    assert read_domain(tmp_path / "corpora" / "xquad-de").languages == ("de",)
+    assert not (tmp_path / "others" / "xquad-en" / "domain.toml").exists()
+    assert (german.languages, english.languages) == (("de",), ())
 
 
 def test_contoso_has_pages_in_its_answers(tmp_path: Path) -> None:
