@@ -22,6 +22,7 @@ from bench import (
     embed,
     engine,
     formats,
+    hostile,
     ingest,
     machine,
     meanwhile,
@@ -53,9 +54,10 @@ PARTS: dict[str, Callable[..., Part]] = {
     "reconcile": reconcile.measure,
     "meanwhile": meanwhile.measure,
     "bad": bad.measure,
+    "hostile": hostile.measure,
 }
-LONG = frozenset({"scale-real"})
-"""What takes half an hour or more: measured only when it is named."""
+LONG = frozenset({"scale-real", "hostile"})
+"""What takes a quarter of an hour or more: measured only when it is named."""
 
 
 def run(quick: bool = False, only: list[str] | None = None) -> int:
