@@ -35,7 +35,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A set with its documents. `source` says where both are from, and under which licence; `languages`: of its documents, if not English."""
+    """A set with its documents. `source` says where both are from, and which licence; `languages`: of the documents, if not English."""
 
     name: str
     items: tuple[Item, ...]
