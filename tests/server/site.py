@@ -92,6 +92,10 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Listen no more; answers that wait end."""
         self._over.set()
         self._server.shutdown()
         self._server.server_close()

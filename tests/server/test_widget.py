@@ -11,11 +11,13 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from server.keys import FILE, Keys
 from server.stream import sse
 from server.widget import joined
 from tests.conftest import ROOT
@@ -124,7 +126,7 @@ def ask(dialog: Locator, question: str = "When is it open?") -> Locator:
     dialog.get_by_role("textbox").fill(question)
     dialog.get_by_role("textbox").press("Enter")
     turn = dialog.locator(".turn").last
-    expect(turn).to_have_attribute("aria-busy", "false")
+    expect(turn).to_have_attribute("aria-busy", "false", timeout=120_000)
     return turn
 
 
@@ -376,11 +378,18 @@ def test_each_failure_says_what_a_visitor_can_do(page: Page, room: Site, shop: S
         expect(turn.locator(".text")).to_contain_text(ANSWER[-8:])
 
 
-def test_a_server_that_is_gone_is_said(page: Page, room: Site, shop: Site) -> None:
-    """Also where it does not allow this page: the browser tells the two apart to nobody."""
+def test_a_server_that_is_gone_and_one_that_does_not_allow_the_page_are_told_apart(page: Page, room: Site, shop: Site) -> None:
+    """To a page both look alike: a call without an answer."""
+    told: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
     room.origins.clear()
-    turn = ask(opened(page, put(shop, room)))
+    dialog = opened(page, put(shop, room))
+    expect(ask(dialog).locator(".failure")).to_contain_text("not set up for this page")
+    assert any(f"does not allow pages of {shop.url}" in line for line in told)
+    room.stop()
+    turn = ask(dialog)
     expect(turn.locator(".failure")).to_contain_text("cannot be reached. Check your connection")
+    expect(turn.get_by_role("button", name="Try again")).to_be_visible()
     shot(page, "widget-failed")
 
 
@@ -620,6 +629,27 @@ def test_the_real_server_serves_it_small_and_to_everybody(served: Served) -> Non
     assert sent < 30_000
     with served.client() as client:
         assert client.get("/widget.js", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_a_site_key_lets_a_foreign_page_ask_its_domain_and_no_other_page(browser: Browser, served: Served) -> None:
+    """The whole way with the real keys: asked and cited under a strict policy, no document to download; elsewhere it is not set up."""
+    with Site() as shop, Site() as copy, closing(Keys(served.data_dir / FILE)) as keys:
+        key, token = keys.create("shop", kind="site", scopes=["ask"], domains=["guide"], origins=[shop.url])
+        tag = f'<script src="{served.url}/widget.js" data-domain="guide" data-key="{token}" defer></script>'
+        try:
+            for site, says in ((shop, "folder"), (copy, "not set up for this page")):
+                address = site.page("/", "<h1>Shop</h1>", head=tag, Content_Security_Policy=STRICT.format(room=served.url))
+                with watched(browser, served.url, site.url) as page:
+                    dialog = opened(page, address)
+                    turn = ask(dialog, "How do I add a domain?")
+                    expect(turn).to_contain_text(says)
+                    if site is shop:
+                        turn.get_by_role("button", name="Source 1").first.click()
+                        expect(dialog.locator("mark")).to_be_visible()
+                        expect(dialog.get_by_role("button", name="Download the document")).to_have_count(0)
+                        shot(page, "widget-real")
+        finally:
+            keys.revoke(key.id)
 
 
 def test_the_real_server_answers_a_page_of_its_own_origin(browser: Browser, served: Served) -> None:

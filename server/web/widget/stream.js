@@ -33,6 +33,16 @@ export function callOptions(key) {
   return key ? { credentials: "omit", headers: { Authorization: `Bearer ${key}` } } : { credentials: "same-origin", headers: {} };
 }
 
+/**
+ * Why a call got no answer at all. A browser does not tell a server that is gone from one that does not allow this page; the script
+ * itself, which every page may load, does.
+ */
+async function withoutAnswer(server, detail) {
+  const up = await fetch(new URL("widget.js", server), { cache: "no-store", credentials: "omit" }).then((response) => response.ok, () => false);
+  if (!up) return new Failure("unreachable", { detail });
+  return new Failure("setup", { detail: `the server does not allow pages of ${origin}; is that an origin of the key?` });
+}
+
 /** Asks; yields {event, data} as they come, `done` last. Raises `Failure`, or what the signal makes of an abort. */
 export async function* ask({ server, key }, body, signal) {
   const { credentials, headers } = callOptions(key);
@@ -47,7 +57,7 @@ export async function* ask({ server, key }, body, signal) {
     });
   } catch (error) {
     if (signal.aborted) throw error;
-    throw new Failure("unreachable", { detail: String(error) });
+    throw await withoutAnswer(server, String(error));
   }
   if (!response.ok) throw failureOf(await response.json().catch(() => null), response.status, response.headers.get("Retry-After"));
   let complete = false;

@@ -119,7 +119,6 @@ ul, ol { list-style: none; }
 @keyframes beat { 50% { opacity: .25; transform: scale(.7); } }
 
 .text > * + *, blockquote > * + *, .text li > p { margin-top: .65em; }
-.text p { white-space: pre-line; }
 .text ul, .text ol { padding-inline-start: 1.5em; }
 .text ul { list-style: disc; }
 .text ol { list-style: decimal; }
