@@ -1,0 +1,261 @@
+"""The chat page in Debian's Chromium, on the real server: conversations, thumbs, what it says when things go wrong, and who can use it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.server.chromium import launched, shot, watched
+from tests.server.conftest import Served
+
+from playwright.sync_api import Browser, Locator, Page, expect  # isort: skip
+
+pytestmark = pytest.mark.browser
+
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all."""
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """A fresh page, with no conversation kept before or after."""
+    with served.client() as client:
+        client.delete("/rag/conversations")
+        with watched(browser, served.url, base_url=served.url) as page:
+            yield page
+        client.delete("/rag/conversations")
+
+
+def ask(page: Page, question: str) -> Locator:
+    """Ask; returns the turn once it is over."""
+    page.fill("#question", question)
+    page.press("#question", "Enter")
+    turn = page.locator(".turn").last
+    expect(turn).to_have_attribute("data-state", re.compile("done|refused|stopped|failed"), timeout=60_000)
+    return turn
+
+
+def test_a_conversation_is_kept_found_renamed_and_deleted(page: Page, served: Served) -> None:
+    """The whole way: ask, follow up, reload, begin another one, search, rename, export, delete."""
+    page.goto("/")
+    expect(page.locator("#side")).to_be_visible()
+    ask(page, "How do I add a domain?")
+    expect(page).to_have_url(re.compile("#c=[\\w-]{22}$"))
+    ask(page, "And how do I remove one again?")
+    expect(page.locator(".side-link")).to_have_count(1)
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(page.locator(".turn").first).to_contain_text("How do I add a domain?")
+    expect(page.locator(".turn .cite").first).to_be_visible()
+    address = page.url
+
+    page.click("#new")
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(page.locator("#welcome")).to_be_visible()
+    ask(page, "What is a citation?")
+    expect(page.locator(".side-link")).to_have_text(["What is a citation?", "How do I add a domain?"])
+    page.fill("#find", "REMOVE one")
+    expect(page.locator(".side-link")).to_have_text(["How do I add a domain?"])
+    page.locator(".side-link").click()
+    expect(page).to_have_url(address)
+    expect(page.locator(".turn")).to_have_count(2)
+    page.fill("#find", "")
+    expect(page.locator(".side-link")).to_have_count(2)
+    page.go_back()
+    expect(page.locator(".turn")).to_have_count(1)
+
+    row = page.locator(".side-row", has_text="How do I add a domain?")
+    row.locator(".side-actions").click()
+    shot(page, "chat-menu")
+    with page.expect_download() as download:
+        page.get_by_text("Export as Markdown").click()
+    assert download.value.path().read_text().startswith("# How do I add a domain?\n")
+    row.locator(".side-actions").click()
+    page.keyboard.press("Enter")  # Rename, which has the focus
+    page.keyboard.type("Domains")
+    page.keyboard.press("Enter")
+    expect(page.locator(".side-link").nth(1)).to_have_text("Domains")
+    page.locator(".side-link", has_text="Domains").click()
+    expect(page).to_have_title("Domains · Reading Room")
+    page.locator(".side-row", has_text="Domains").locator(".side-actions").click()
+    page.get_by_role("button", name="Delete…").first.click()
+    page.locator("#delete-dialog .danger").click()
+    expect(page.locator(".side-link")).to_have_text(["What is a citation?"])
+    expect(page.locator(".turn")).to_have_count(0)
+    page.goto(address)
+    expect(page.locator(".problem")).to_contain_text("no such conversation")
+    with served.client() as client:
+        assert len(client.get("/rag/conversations").json()["items"]) == 1
+
+
+def test_an_answer_is_judged_asked_again_and_its_question_edited_in_place(page: Page, served: Served) -> None:
+    """What the server keeps is what the page shows."""
+    page.goto("/")
+    turn = ask(page, "How do I ad a domain?")
+    turn.get_by_label("Bad answer").click()
+    turn.get_by_placeholder("Why?").fill("It does not say where")
+    turn.get_by_role("button", name="Send").click()
+    expect(turn).to_contain_text("It is kept on this server only")
+    expect(turn.get_by_label("Bad answer")).to_have_attribute("aria-pressed", "true")
+    id = page.url.partition("#c=")[2]
+    with served.client() as client:
+        kept = client.get(f"/rag/conversations/{id}/turns/1").json()
+        assert (kept["thumb"], kept["reason"]) == ("down", "It does not say where")
+        page.press("#question", "ArrowUp")  # edits the last question
+        field = turn.get_by_label("Edit the question")
+        expect(field).to_have_value("How do I ad a domain?")
+        field.fill("How do I add a domain?")
+        field.press("Enter")
+        expect(turn).to_have_attribute("data-state", re.compile("done|refused"), timeout=60_000)
+        expect(turn.locator(".question")).to_have_text("How do I add a domain?")
+        expect(turn.get_by_label("Bad answer")).to_have_attribute("aria-pressed", "false")
+        turns = client.get(f"/rag/conversations/{id}").json()["turns"]
+        assert [(one["question"], one["thumb"]) for one in turns] == [("How do I add a domain?", None)]
+
+
+# Events of an answer, as the server tells them; one that searched for other words than were asked.
+_ALONE = "".join(
+    f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    for name, data in (
+        ("passages", {"passages": [], "searched_for": "opening hours of the reading room on Sundays", "left_out": []}),
+        ("token", {"text": "It is closed."}),
+        (
+            "done",
+            {
+                "answer": "It is closed.", "refused": False, "citations": [], "usage": {}, "timings": {}, "model": "m", "adapter": None,
+                "conversation_id": None, "finish_reason": "stop", "unsupported": [],
+            },
+        ),
+    )
+)  # fmt: skip
+
+
+def test_the_page_says_what_was_searched_for(page: Page) -> None:
+    """Where it is not what was asked; and that an answer could not be kept."""
+    page.route("**/rag/ask", lambda route: route.fulfill(status=200, content_type="text/event-stream", body=_ALONE))
+    page.goto("/")
+    turn = ask(page, "And on Sundays?")
+    expect(turn).to_contain_text("Searched for: opening hours of the reading room on Sundays")
+    expect(turn).to_contain_text("could not be kept")
+
+
+def test_a_question_waits_for_a_server_that_is_away(page: Page) -> None:
+    """It is asked by itself when the server is back; the strip at the top comes and goes."""
+    page.goto("/")
+    page.locator("#library-count").wait_for()
+    page.route(re.compile(r"/(rag/|ready$)"), lambda route: route.abort())
+    page.fill("#question", "How do I add a domain?")
+    page.press("#question", "Enter")
+    turn = page.locator(".turn")
+    expect(turn).to_contain_text("The question will be asked as soon as it is ready")
+    expect(page.locator(".strip")).to_be_visible()
+    shot(page, "chat-away")
+    page.unroute_all()
+    expect(turn).to_have_attribute("data-state", "done", timeout=60_000)
+    expect(page.locator(".strip")).to_be_hidden()
+
+
+def test_over_quota_is_said_with_the_time_to_wait(page: Page) -> None:
+    """A 429 with Retry-After: how long, and a way to try again, which then works."""
+    problem = {
+        "title": "Over quota",
+        "status": 429,
+        "detail": "20 requests a minute are used up.",
+        "code": "over_quota",
+        "remedy": "Wait, or use a key.",
+    }
+    page.route(
+        "**/rag/ask",
+        lambda route: route.fulfill(
+            status=429, content_type="application/problem+json", headers={"Retry-After": "40"}, body=json.dumps(problem)
+        ),
+    )
+    page.goto("/")
+    turn = ask(page, "How do I add a domain?")
+    expect(turn.locator(".problem")).to_contain_text("20 requests a minute are used up.")
+    expect(turn.locator(".countdown")).to_have_text(re.compile(r"You can try again in (40|[123]\d) s\."))
+    shot(page, "chat-quota")
+    page.unroute_all()
+    turn.get_by_role("button", name="Try again").click()
+    expect(turn).to_have_attribute("data-state", "done", timeout=60_000)
+    expect(page.locator(".turn")).to_have_count(1)
+
+
+def test_where_conversations_are_not_kept_there_is_no_list(page: Page) -> None:
+    """Asking and following up work as ever; nothing offers to judge or to find again."""
+    page.route(
+        re.compile(r"/rag/conversations(\?.*)?$"),
+        lambda route: route.fulfill(status=200, content_type="application/json", body='{"items": [], "next_cursor": null, "kept": false}'),
+    )
+    page.goto("/")
+    expect(page.locator("#library-count")).to_be_visible()
+    turn = ask(page, "How do I add a domain?")
+    expect(turn).to_have_attribute("data-state", "done")
+    ask(page, "And how do I remove one again?")
+    expect(page.locator(".turn")).to_have_count(2)
+    expect(page.locator("#side")).to_be_hidden()
+    expect(page.locator("#side-toggle")).to_be_hidden()
+    expect(turn.get_by_label("Good answer")).to_be_hidden()
+    assert "#c=" not in page.url
+
+
+# Nothing moves, endless animations aside: colours are measured as they stay.
+_STILL = "document.getAnimations().every(one => one.playState !== 'running' || one.effect.getTiming().iterations === Infinity)"
+
+
+def problems(found: Any) -> list[str]:
+    """The serious and critical ones of axe's findings, with where."""
+    return [
+        f"{rule['id']}: {node['target']} {node['failureSummary']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_everybody_can_use_the_page(browser: Browser, served: Served, scheme: Any, width: int) -> None:
+    """axe-core finds nothing serious or critical in any state, no state scrolls sideways; screenshots for people."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
+    phone = width == PHONE["width"]
+    size = PHONE if phone else {"width": width, "height": 800}
+    found: list[str] = []
+
+    def look(state: str) -> None:
+        page.wait_for_function(_STILL)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, state
+        found.extend(f"{state}: {one}" for one in problems(axe.run(page).response))
+        shot(page, f"chat-{state}-{width}-{scheme}")
+
+    with watched(browser, served.url, base_url=served.url, viewport=size, color_scheme=scheme, has_touch=phone) as page:
+        page.goto("/")
+        page.locator(".example").first.wait_for()
+        look("welcome")
+        turn = ask(page, "How do I add a domain?")
+        turn.locator(".thumbs button").first.click()
+        expect(turn.locator(".reasons")).to_be_visible()
+        look("answer")
+        ask(page, "Who won the football world cup in 2018?")
+        look("refused")
+        if phone:
+            page.click("#side-toggle")
+            expect(page.locator("#side")).to_be_visible()
+            look("drawer")
+            page.keyboard.press("Escape")
+            expect(page.locator("#side")).to_be_hidden()
+            expect(page.locator("#side-toggle")).to_be_focused()
+        turn.locator(".cite").first.click()
+        expect(page.locator("dialog mark#quote")).to_be_visible()
+        look("source")
+    assert found == []
