@@ -5,7 +5,8 @@ along hides what was asked. So a sign is wanted first: a pronoun that nothing in
 words of its own. Then the earlier question completes it: it takes the place of what it replaces (`on Debian` -> `on macOS`), the
 pronoun gets the thing that was asked about, and where neither is plain both questions stand side by side.
 
-The rules know English. Of German, French, Spanish, Italian, Dutch and Portuguese they notice what begins like a follow-up.
+The rules know English. Of German, French, Spanish, Italian, Dutch and Portuguese they notice what begins like a follow-up, or is hardly
+more than a question word, and put it beside the earlier question.
 `rag/answer.py` searches, judges and answers with what comes out, and shows it as `searched_for`. `bench/followups.py` measures it.
 """
 
@@ -14,8 +15,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rag.languages import language_of
 from rag.records import Turn
-from rag.sentences import STOP_WORDS, sentence_spans
+from rag.sentences import STOP_WORDS, content_stems, sentence_spans
 
 # An earlier question or answer counts to here: a pasted page is no topic.
 _LONGEST = 300
@@ -32,11 +34,20 @@ _COURTESY = re.compile(
 )
 _LED = re.compile(r"^(?:(?:and|but|or|so|then|also|plus)\b[\s,]*)+", re.IGNORECASE)
 _ABOUT = re.compile(r"^(?:what|how)\s+about\s+", re.IGNORECASE)
-_OTHER = re.compile(  # and, but, or, what about
-    r"^(?:und|aber|oder|was\s+ist\s+mit|wie\s+ist\s+es\s+mit|et|mais|ou|qu'en\s+est-il\s+de|y|pero|o|qué\s+pasa\s+con|ma|però|che\s+ne\s+dici\s+di"
-    r"|en|maar|of|hoe\s+zit\s+het\s+met|e|mas|e\s+quanto\s+a)\s+\S",
-    re.IGNORECASE,
-)
+# And, but, or, what about; and the words that ask, of which one makes a question of its own.
+_OTHER = {
+    "de": (
+        r"und|aber|oder|(?:und\s+)?(?:was\s+ist|wie\s+(?:ist|steht|sieht)\s+es(?:\s+aus)?)\s+mit",
+        r"wie|was|w[eo]r?|wo\w+|wann|wa?e?rum|welche\w?",
+    ),
+    "fr": (r"et|mais|ou|(?:et\s+)?qu['’]en\s+est-il", r"que|qui|quoi|quel\w*|quand|où|pourquoi|comment|combien|est-ce"),
+    "es": (r"y|e|pero|o|(?:y\s+)?qué\s+(?:pasa|hay)\s+(?:con|de)", r"qué|quién\w*|cuál\w*|cuándo|dónde|cómo|cuánt\w+"),
+    "it": (r"e|ma|però|oppure|o|(?:e\s+)?che\s+(?:ne\s+è|dire)\s+di", r"che|chi|qual\w+|quando|dove|perché|come|quant\w+"),
+    "nl": (r"en|maar|of|(?:en\s+)?hoe\s+zit\s+het\s+met", r"wat|wie|waar|wanneer|waarom|welke?|hoe"),
+    "pt": (r"e|mas|ou|(?:e\s+)?quanto\s+a\w*", r"que|quem|qua\w+|quando|onde|como|quant\w+"),
+}
+_LEADS = {code: re.compile(rf"[¿\s]*(?:{leads})\s+(?P<rest>\S.*)", re.IGNORECASE | re.DOTALL) for code, (leads, _) in _OTHER.items()}
+_ASKS = {code: re.compile(rf"\b(?:{asking})\b", re.IGNORECASE) for code, (_, asking) in _OTHER.items()}
 
 _TOKEN = re.compile(r"[\w@]+(?:[./'’*:-][\w@]+)*|[,;:]")
 
@@ -95,26 +106,39 @@ def standalone(question: str, history: Sequence[Turn]) -> str:
 def _completed(question: str, before: str, answer: str) -> str:
     if not before or not question.strip():
         return question
+    if (language := language_of(question, ("en", *_OTHER))) != "en":
+        return f"{_topic(before)} {question}" if _is_led(question, language) else question
     rest = _COURTESY.sub("", question)
     core = _LED.sub("", rest)
     led = core != rest
     about = _ABOUT.match(core)
-    if not (about or _OTHER.match(rest) or _depends(core, led)):
+    if not (about or _depends(core, led)):
         return question
-    before = before if len(before) <= _LONGEST else _last_question(before)
+    before = _topic(before)
     subject = _ABOUT.sub("", core)
     whole = _replaced(before, subject) if about or _is_fragment(core) else _resolved(core, before, answer)
     return whole or f"{before} {rest[:1].upper()}{rest[1:]}"
 
 
-def _last_question(text: str) -> str:
-    """Its last sentence that asks, or its last one: before it stands what was pasted."""
+def _topic(text: str) -> str:
+    """An earlier question; of a long one the last sentence that asks, or the last one: before it stands what was pasted."""
+    if len(text) <= _LONGEST:
+        return text
     sentences = [text[start:end] for start, end in sentence_spans(text)] or [text]
     asking = [sentence for sentence in sentences if sentence.endswith("?")]
     return (asking or sentences)[-1][-_LONGEST:]
 
 
 # Whether it depends
+
+
+def _is_led(question: str, language: str) -> bool:
+    """Whether a question in another language begins like a follow-up and asks nothing by itself, or has no words of its own."""
+    own = len(content_stems(question, language))
+    led = _LEADS[language].match(question)
+    if led and not _ASKS[language].search(led["rest"]):
+        return own <= _ENOUGH
+    return not own or (own == 1 and len(question.split()) <= 2)
 
 
 def _depends(core: str, led: bool) -> bool:

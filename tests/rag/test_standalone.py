@@ -96,10 +96,41 @@ def test_the_last_of_what_an_answer_lists() -> None:
     assert after("How do I use the latter?", asked, "LangChain and LiteLLM.") == "How do I use LiteLLM?"
 
 
-def test_follow_ups_in_other_languages_stand_beside_the_earlier_question() -> None:
-    """Where they begin as one."""
-    assert after("Und am Sonntag?", "Wann öffnet die Bibliothek?", "Um neun.") == "Wann öffnet die Bibliothek? Und am Sonntag?"
-    assert after("Et le dimanche ?", "Quand ouvre la bibliothèque ?", "À neuf heures.").startswith("Quand ouvre la bibliothèque ? Et")
+@pytest.mark.parametrize(
+    ("earlier", "question"),
+    [
+        ("Wann öffnet die Bibliothek?", "Und am Sonntag?"),
+        ("Wann öffnet die Bibliothek?", "Was ist mit den Feiertagen?"),
+        ("Wann öffnet die Bibliothek?", "Warum?"),
+        ("Quand ouvre la bibliothèque ?", "Et le dimanche ?"),
+        ("¿Cuándo abre la biblioteca?", "¿Y los domingos?"),
+        ("Quando apre la biblioteca?", "E la domenica?"),
+        ("Wanneer gaat de bibliotheek open?", "En op zondag?"),
+        ("Quando abre a biblioteca?", "E aos domingos?"),
+    ],
+)
+def test_follow_ups_in_other_languages_stand_beside_the_earlier_question(earlier: str, question: str) -> None:
+    """Where they begin as one, or are hardly more than a question word."""
+    assert after(question, earlier, "So.") == f"{earlier} {question}"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "In welchem Ordner liegt der Index?",
+        "Und wie ändere ich den Port des Servers?",
+        "So wird das Wort geschrieben?",
+        "On peut supprimer un document ?",
+        "En quelle année la maison a-t-elle été construite ?",
+        "¿En qué carpeta está el índice?",
+        "O que é um adaptador?",
+        "In quale cartella si trova l'indice?",
+        "Of which languages does the model know the words?",
+    ],
+)
+def test_words_that_mean_something_else_in_another_language_make_no_follow_up(question: str) -> None:
+    """`On`, `en`, `o`, `of` and `so` begin whole questions, too."""
+    assert after(question, ADD, "Make a folder.") == question
 
 
 def test_a_pasted_page_is_no_topic() -> None:
