@@ -12,6 +12,7 @@ more than a question word, and put it beside the earlier question.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -71,22 +72,28 @@ _RELATIONAL = _set(
 )
 
 # Of the reader's own place, not of what was said: `this machine`.
-_HERE = _set("machine computer service server guide program product app application week month year")
+_HERE = _set("machine computer service server guide program product app application day week month year season decade century time")
 _EXPLETIVE = re.compile(
     r"\b(?:is|was|would|isn't)\s+it\s+(?:possible|true|necessary|safe|allowed|better|worth|enough|okay|ok|easy|hard|normal|correct|a\s+problem)\b"
     r"|\bit\s+is\s+(?:possible|true|necessary|safe|allowed|worth|said)\b|\bdoes\s+it\s+(?:matter|make\s+sense)\b|\btakes?\s+to\b",
     re.IGNORECASE,
 )
+_NOT_A_VERB = rf"(?!(?:{'|'.join(sorted(_AUXILIARY))})\b)[\w-]+"
 _BARE = re.compile(
-    r"^(?:which|what|how\s+many|how\s+much)\s+[\w-]+(?:\s+(?:a|an|per|each|for\s+each)\s+[\w-]+)?[?.!\s]*$|^how\s+[\w-]+[?.!\s]*$",
+    rf"^(?:which|what|how\s+many|how\s+much)\s+{_NOT_A_VERB}(?:\s+(?:a|an|per|each|for\s+each)\s+[\w-]+)?[?.!\s]*$"
+    rf"|^how\s+{_NOT_A_VERB}[?.!\s]*$",
     re.IGNORECASE,
 )
 
-_PERSONAL = _set("it its itself he him his she her hers they them their theirs")
-_ORDINAL = _set("first second third fourth last next other same another different previous both")
+_OF_PEOPLE = _set("he him his himself she her hers herself")
+_OF_THINGS = _set("it itself they them")
+_PERSONAL = _OF_PEOPLE | _OF_THINGS | _set("its their theirs")
+_SAYING = _set("say says said claim claims claimed think thinks thought state states stated")
+_ORDINAL = _set("first second third fourth last next other same another different previous both which this that")
 
-# The `it` of somebody who speaks of the product. So many words of its own, and a question says what it is about.
-_ENOUGH = 3
+# Words of its own with which a question says what it is about: where `it` may be the product that is spoken of (`Which file formats
+# can it read?`); and where any pronoun is better left as it is.
+_ENOUGH, _PLENTY = 3, 4
 
 
 def standalone(question: str, history: Sequence[Turn]) -> str:
@@ -145,9 +152,10 @@ def _depends(core: str, led: bool) -> bool:
     words = [match[0].lower().replace("’", "'") for match in _TOKEN.finditer(core)]
     content = [word for word in words if _says(word)]
     own = sum(word not in _RELATIONAL for word in content)
-    if not own or _BARE.match(core) or _refers(words, own, bool(_EXPLETIVE.search(core))):
+    if not own or _BARE.match(core) or _refers(core, own):
         return True
-    return _is_fragment(core) and (led or words[0] in _PREPOSITIONS | _SUBORDINATE | _HEDGES or len(content) == 1)
+    leads = led or words[0] in _PREPOSITIONS | _SUBORDINATE | _HEDGES or len(content) == 1
+    return leads and own <= _PLENTY and _is_fragment(core)
 
 
 def _says(word: str) -> bool:
@@ -160,59 +168,69 @@ def _is_fragment(core: str) -> bool:
     words = [match[0].lower() for match in _TOKEN.finditer(core)]
     if not words or words[0] in _ASKING or words[0] in _AUXILIARY or words[0] in _TELLING:
         return bool(_BARE.match(core))
-    # A sentence may begin with a clause or a thing, and a comma: `Without a key, can I ...`; `On which port does ...`.
-    starts = [i + 1 for i, word in enumerate(words[:-1]) if word in ",;:"]
-    if any(words[i] in _ASKING or words[i] in _AUXILIARY or words[i] in _TELLING for i in starts):
+    # A sentence may begin with a clause or a thing, and a comma: `Without a key, tell me ...`.
+    if any(before in ",;:" and word in _ASKING | _TELLING for before, word in itertools.pairwise(words)):
         return False
-    if words[0] in _PREPOSITIONS or words[0] in _SUBORDINATE or words[0] in _HEDGES:
-        return not (len(words) > 1 and words[1] in _ASKING and any(word in _AUXILIARY for word in words))
     return not any(word in _AUXILIARY for word in _main(words))
 
 
 def _main(words: list[str]) -> list[str]:
     """The words before a relative clause, whose verb is not the sentence's."""
-    for i, word in enumerate(words[1:], 1):
-        if word in ("that", "which", "who"):
+    for i, (before, word) in enumerate(itertools.pairwise(words), 1):
+        if word in ("that", "which", "who") and _says(before):
             return words[:i]
     return words
 
 
-def _refers(words: list[str], own: int, expletive: bool) -> bool:
-    """Whether a word points at something that was said before, and that the question itself does not name."""
-    named = explained = False  # a thing was named; and a clause has ended since, so that a pronoun may mean it
+def _refers(core: str, own: int) -> bool:
+    """Whether a word points at something that was said before, and that the question does not name. `own`: its words with a meaning."""
+    tokens = [match[0].replace("’", "'") for match in _TOKEN.finditer(core)]
+    words = [token if len(token) > 1 and token.isupper() else token.lower() for token in tokens]
+    expletive = bool(_EXPLETIVE.search(core))
+    thing = name = explained = False  # named so far; and a clause has ended since, so that a pronoun may mean it
     for i, word in enumerate(words):
-        previous, following = (words[i - 1] if i else ""), (words[i + 1] if i + 1 < len(words) else "")
-        if word in _PERSONAL:
-            subject = previous in _AUXILIARY and word in ("it", "they") and _says(following or ",")
-            if not explained and not (word == "it" and expletive) and not (subject and own >= _ENOUGH):
+        before, after = (words[i - 1] if i else ""), (words[i + 1] if i + 1 < len(words) else "")
+        if word in _OF_PEOPLE:
+            if not name:
                 return True
-        elif word in ("this", "these"):
-            if following not in _HERE:
+        elif word in _OF_THINGS:
+            known = explained or own > _PLENTY or (thing and (name or after in _AUXILIARY or before in _SAYING))
+            product = word in ("it", "they") and before in _AUXILIARY and own >= _ENOUGH
+            if not known and not product and not (word == "it" and expletive):
                 return True
-        elif word in ("that", "those"):
-            # Not the one that begins a relative clause: `a link that leads out`, `those that failed`.
-            relative = following == "that" or (_says(previous) if previous else False)
-            ends = not following or following in _PREPOSITIONS or following in ("also", "too", "again", "back", "away", "then")
-            if ends or not relative:
+        elif word in ("its", "their", "theirs"):
+            if not (thing and (name or i > 2)) and own <= _PLENTY:
                 return True
-        elif word in ("one", "ones"):
-            if i and (not _says(following or ",") or previous in _AUXILIARY or previous in _ORDINAL):
-                return True
-        elif word in ("latter", "former", "else"):
+        elif _points(word, before, after, own) and not (explained and word in ("this", "these")):
             return True
-        elif word in _ORDINAL - {"another", "different", "next", "other"}:
-            if not following or following in ("of", "one", "ones"):
-                return True
-        elif word in ("there", "then"):
-            if i and previous not in _AUXILIARY and (not following or (word == "there" and previous in _PREPOSITIONS)):
-                return True
-        elif word == "so" and previous in ("do", "does", "did"):
-            return True
-        if _says(word) and word not in _RELATIONAL:
-            named = True
+        thing = thing or (_says(word) and word not in _RELATIONAL and before not in ("i", "you", "we"))
+        name = name or (i > 0 and tokens[i][0].isupper() and word != "i")
         if word in ",;:" or word in _SUBORDINATE or (i and word in _ASKING) or word == "that":
-            explained = explained or named
+            explained = explained or thing
     return False
+
+
+def _points(word: str, before: str, after: str, own: int) -> bool:
+    """Whether a word that is no personal pronoun points back, where it stands between these two."""
+    if word in ("this", "these"):
+        return after not in _HERE
+    if word in ("that", "those"):
+        # Not the one that begins a relative clause: `a link that leads out`, `those that failed`.
+        ends = not after or after in _PREPOSITIONS or after in ("also", "too", "again", "back", "away", "then")
+        return ends or not (after == "that" or (bool(before) and (_says(before) or before in ("have", "has", "had"))))
+    if word in ("one", "ones"):
+        # Not the number, `one file`, `is one of`, and not anybody: `how does one measure the heat of a thing`.
+        modal = before in _AUXILIARY and before not in ("is", "are", "was", "were") and own < _ENOUGH
+        return bool(before) and after != "of" and (modal or before in _ORDINAL or not _says(after or ","))
+    if word in ("latter", "former"):
+        return before == "the" and (word == "latter" or not _says(after or ","))
+    if word in ("first", "second", "third", "fourth", "last", "same", "previous", "both"):
+        return before in ("the", "in", "of", "for", "with") and (
+            not after or after in ("one", "ones") or (after == "of" and word != "last")
+        )
+    if word in ("there", "then"):
+        return bool(before) and before not in _AUXILIARY and (not after or (word == "there" and before in _PREPOSITIONS))
+    return (word == "else" and own < _ENOUGH) or (word == "so" and before in ("do", "does", "did"))
 
 
 # How it is completed
@@ -239,7 +257,7 @@ _DOES = re.compile(
     rf"^(?:(?:what|how|when|where|why)\s+)?(?:does|do|did|can|will)\s+(?!(?:i|you|we|it)\b){_OBJECT}{_VERB}",
     re.IGNORECASE,
 )
-_PRONOUN = re.compile(r"(?<!['’-])\b(?:it|they|them|one|ones|that|those|these|this|its|their)\b(?!['’-])", re.IGNORECASE)
+_PRONOUN = re.compile(r"(?<!['’-])\b(?:[Ii]t|[Tt]hey|them|ones?|[Tt]hat|[Tt]hose|[Tt]hese|[Tt]his|[Ii]ts|[Tt]heir)\b(?!['’-])")
 _FROM_A_LIST = re.compile(
     r"\b(?:the\s+)(?:(?P<which>first|second|third|last)(?:\s+(?:one|of\s+(?:them|these|those)))?|(?P<of_two>latter|former))(?=\s*[?.]?$|\s+\w)",
     re.IGNORECASE,
@@ -285,30 +303,29 @@ def _resolved(core: str, before: str, answer: str) -> str:
         chosen = (place["which"] or place["of_two"]).lower()
         n = {"first": 0, "former": 0, "second": 1, "third": 2}.get(chosen, -1)
         return core[: place.start()] + things[n] + core[place.end() :] if n < len(things) else ""
-    thing = _thing(before)
-    pronoun = _PRONOUN.search(core)
+    thing, pronoun = _thing(before), _PRONOUN.search(core)
     if not thing or not pronoun:
         return ""
-    word = pronoun[0].lower()
-    led = core[: pronoun.start()].lower().split()[-1:]
-    if word == "it" and re.match(r"\s+(?:take|last|cost)\b", core[pronoun.end() :]):
+    word, rest = pronoun[0].lower(), core[pronoun.end() :]
+    previous = core[: pronoun.start()].lower().split()[-1:]
+    following = rest.lower().split()[:1]
+    if word == "it" and re.match(r"\s+(?:take|last|cost)\b", rest):
         return ""  # not a thing: what is done with it
-    following = core[pronoun.end() :].split()[:1]
-    if (
-        word in ("that", "this", "those", "these", "one", "ones")
-        and not _AUXILIARY.issuperset(led or [""])
-        and following
-        and _says(following[0].lower().strip("?,.;:") or ",")
-    ):
-        return ""  # `that file`, `one failed`: not the pronoun alone
+    if word in ("that", "this", "those", "these") and following and _says(following[0].strip("?,.;:") or ","):
+        return ""  # `that file`: not the pronoun alone
     bare = re.sub(rf"^(?:{_ARTICLES})\s+", "", thing, flags=re.IGNORECASE)
-    many = word in ("they", "them", "those", "these", "ones", "their")
-    if many and bare != thing and re.match(r"(?:a|an|another)\s", thing, re.IGNORECASE):
-        thing = bare = bare if bare.endswith("s") else bare + "s"
-    if word in ("one", "ones") and led and _says(led[0]):
+    several = bare.endswith("s") and not bare.endswith("ss")
+    if word in ("they", "them", "those", "these", "ones", "their"):
+        if not several and not re.match(r"(?:a|an|another)\s", thing, re.IGNORECASE):
+            return ""
+        thing = thing if several else bare + "s"
+        bare = re.sub(rf"^(?:{_ARTICLES})\s+", "", thing, flags=re.IGNORECASE)
+    elif several and word in ("it", "its"):
+        return ""
+    if word in ("one", "ones") and previous and _says(previous[0]):
         thing = bare  # `different ones`
     own = thing + ("'" if thing.endswith("s") else "'s") if word in ("its", "their") else thing
-    return _capital(core[: pronoun.start()] + own + core[pronoun.end() :])
+    return _capital(core[: pronoun.start()] + own + rest)
 
 
 def _thing(before: str) -> str:
