@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -53,9 +53,13 @@ _LEAST_WORDS = 2
 _EMPTY = frozenset(
     content_stems(
         "answer question passage document documents text context source following based provided given information sentence "
-        "according yes no sure okay ok of course certainly correct true false here summary conclusion note"
+        "according yes no sure okay ok of course certainly correct true false here summary conclusion note "
+        "ja nein die antwort lautet oui non la réponse est sí la respuesta es sì risposta è nee het antwoord luidt sim não a resposta é"
     )
 )
+
+# Where a capital makes no name of a noun: there numbers, dates and codes must be in the source, and names are words like others.
+_NOUNS_HAVE_CAPITALS = frozenset(("de",))
 
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}[-|: ]*$")
@@ -113,42 +117,47 @@ class Citer:
         `number`: of the passage that the model pointed at. Of sources that carry the sentence about equally, one of that is
         taken; it is verified as any other.
         """
-        stems = _stems(sentence)
-        if not stems - _EMPTY or sentence.lstrip().startswith("#") or _TABLE_RULE.match(sentence):
+        if not _stems(sentence, "en") - _EMPTY or sentence.lstrip().startswith("#") or _TABLE_RULE.match(sentence):
             return None
-        return self._cited(sentence, stems, number) or Unsupported(sentence)
+        return self._cited(sentence, number) or Unsupported(sentence)
 
     def cite(self, sentence: str, number: int | None = None) -> Citation | None:
         """The best supporting span, or None if none supports it well enough."""
         found = self.check(sentence, number)
         return found if isinstance(found, Citation) else None
 
-    def _cited(self, sentence: str, stems: frozenset[str], number: int | None) -> Citation | None:
+    def _cited(self, sentence: str, number: int | None) -> Citation | None:
         claims = facts.claims(sentence, self._names)
-        least = _LEAST_WORDS
-        asked = stems
-        if len(stems) < _LEAST_WORDS:
-            # "Vienna." is only said of something together with its question.
-            asked = stems | _stems(self._question)
-            if len(asked) < _LEAST_WORDS:
-                return None
-            least = 0
-        total = sum(self._weight(stem) for stem in asked)
+        if _NOUNS_HAVE_CAPITALS.issuperset(self._spans_of):
+            claims = replace(claims, names=())
         ranked = []
-        for span in self._spans:
-            own = asked & span.stems
-            if len(own) < least or (not least and not stems <= own | span.around):
-                continue
-            shared = sum(self._weight(stem) for stem in own)
-            support = (shared + _AROUND * sum(self._weight(stem) for stem in (asked & span.around) - own)) / total
-            # Of two that say it, the one that was pointed at, then the shorter.
-            ranked.append((support + _POINTED * (span.number == number), -len(span.stems), -len(ranked), support, span))
+        for language, spans in self._spans_of.items():
+            for span, support in self._shared(sentence, language, spans):
+                # Of two that say it, the one that was pointed at, then the shorter.
+                ranked.append((support + _POINTED * (span.number == number), -len(span.stems), -len(ranked), support, span))
         ranked.sort(reverse=True)
         for *_, support, span in ranked:
             if support >= MIN_SUPPORT and self._holds(span, sentence, claims):
                 return self._verified(sentence, span, support)
         near = self._nearest(sentence, claims, [span for *_, support, span in ranked if support >= _LEAST_SHARED])
         return self._verified(sentence, *near) if near else None
+
+    def _shared(self, sentence: str, language: str, spans: Sequence[_Span]) -> Iterator[tuple[_Span, float]]:
+        """The spans of a language that share words with the sentence, with the share of its weight that they carry."""
+        stems, least = _stems(sentence, language), _LEAST_WORDS
+        wanted = stems
+        if len(stems) < _LEAST_WORDS:
+            # "Vienna." is only said of something together with its question.
+            wanted, least = stems | _stems(self._question, language), 0
+        if len(wanted) < _LEAST_WORDS:
+            return
+        total = sum(self._weight(stem) for stem in wanted)
+        for span in spans:
+            own = wanted & span.stems
+            if len(own) < least or (not least and not stems <= own | span.around):
+                continue
+            around = sum(self._weight(stem) for stem in (wanted & span.around) - own)
+            yield span, (sum(self._weight(stem) for stem in own) + _AROUND * around) / total
 
     def _nearest(self, sentence: str, claims: Claims, spans: Sequence[_Span]) -> tuple[_Span, float] | None:
         """The span that means the sentence, and how nearly: the cosine of their vectors, or the judge's score where that is less."""
@@ -203,6 +212,14 @@ class Citer:
         return [span for number, passage in enumerate(self._passages, 1) for span in _spans(passage, number)]
 
     @cached_property
+    def _spans_of(self) -> dict[str, list[_Span]]:
+        """By the language of their documents: stems of two cannot be compared."""
+        found: dict[str, list[_Span]] = {}
+        for span in self._spans:
+            found.setdefault(span.passage.language, []).append(span)
+        return found
+
+    @cached_property
     def _weights(self) -> dict[str, float]:
         # A word that stands in every sentence of the passages says nothing about which of them is meant.
         seen = Counter(stem for span in self._spans for stem in span.stems)
@@ -221,8 +238,8 @@ class Citer:
         return frozenset(word for name in facts.claims(self._question, self._names).names for word in name.words)
 
 
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(content_stems(_GROUPED.sub("", text)))
+def _stems(text: str, language: str) -> frozenset[str]:
+    return frozenset(content_stems(_GROUPED.sub("", text), language))
 
 
 def _spans(passage: Passage, number: int) -> Iterator[_Span]:
@@ -233,11 +250,12 @@ def _spans(passage: Passage, number: int) -> Iterator[_Span]:
     text = passage.text
     sentences = [(start, end) for start, end in sentence_spans(text) if text[start] != "#"]
     pairs = [(a[0], b[1]) for a, b in itertools.pairwise(sentences) if _one_paragraph(text, a[1], b[0])]
-    above = _stems(" ".join((passage.title, *passage.heading)))
+    language = passage.language
+    above = _stems(" ".join((passage.title, *passage.heading)), language)
     for start, end in sentences + pairs:
-        stems = _stems(text[start:end])
+        stems = _stems(text[start:end], language)
         if stems:
-            yield _Span(passage, number, start, end, stems, above | _stems(_header(text, start)))
+            yield _Span(passage, number, start, end, stems, above | _stems(_header(text, start), language))
 
 
 def _header(text: str, start: int) -> str:
