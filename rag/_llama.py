@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rag.capacity import cores
 from rag.errors import AdapterUnusable, InvalidInput, MissingPackage, ModelUnusable
 from rag.records import Turn
 
@@ -127,7 +128,7 @@ class Llama:
         context.n_ctx = context_tokens * sequences
         context.n_seq_max = sequences
         context.n_batch = context.n_ubatch = BATCH
-        context.n_threads = context.n_threads_batch = threads or _cores()
+        context.n_threads = context.n_threads_batch = threads or cores()
         context.kv_unified = False  # one stream's speed must not depend on what the others have read
         context.no_perf = True
         # llama.cpp polls the abort callback between graph nodes, hundreds of times a token. A Python function would take
@@ -449,7 +450,7 @@ def requantize(path: Path, target: Path) -> Path:
     if file_type(path) not in _SLOW_FTYPES:
         return path
     params = lib.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize, params.nthread = _FTYPE_Q8_0, True, _cores()
+    params.ftype, params.allow_requantize, params.nthread = _FTYPE_Q8_0, True, cores()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f".{os.getpid()}.part")
     try:
@@ -489,7 +490,3 @@ def version() -> str:
     import llama_cpp
 
     return str(llama_cpp.__version__)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

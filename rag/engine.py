@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rag import _llama, adapters, models
+from rag import _llama, adapters, capacity, models
 from rag.adapters import Adapter
 from rag.errors import AdapterUnusable, ModelUnusable, NotReady, QueueFull, ReadingRoomError
 from rag.generation import FinishReason, Generation, Request, Text, TokenChances
@@ -98,6 +98,8 @@ class Engine:
         """Installed ones that this model cannot use, and why."""
         self.adapter_changes = 0
         self._thread: threading.Thread | None = None
+        self.sequences = settings.sequences
+        """Answers at the same time; known once the model is loaded."""
         self.prefill_tokens = 0
         self.decode_tokens = 0
 
@@ -110,10 +112,11 @@ class Engine:
         self._digest = adapters.base_digest(model)
         if settings.requantize:
             path = _llama.requantize(path, self._data_dir / "models" / f"{path.stem}-{self._digest[:16]}-Q8_0.gguf")
+        self.sequences = capacity.sequences(settings, _kv_bytes(path))
         self._llama = _llama.Llama(
             path,
             context_tokens=settings.context_tokens,
-            sequences=settings.sequences,
+            sequences=self.sequences,
             threads=settings.threads,
             gpu_layers=settings.gpu_layers,
         )
@@ -122,7 +125,7 @@ class Engine:
         self._llama.forget(0)
         # Now, so that a broken adapter is said at the start and not on somebody's first question.
         self._load_adapters(self._llama)
-        self._slots = [_Slot(seq) for seq in range(settings.sequences)]
+        self._slots = [_Slot(seq) for seq in range(self.sequences)]
         self._thread = threading.Thread(target=self._own, name="engine", daemon=True)
         self._thread.start()
 
@@ -518,12 +521,22 @@ class Engine:
         assert generation is not None and slot.sampler is not None and slot.text is not None
         slot.sampler.close()
         slot.sampler = None
+        if not slot.prefilled:  # who left while the prompt was read has used what was read
+            used = generation.usage
+            generation.usage = Usage(used.prompt_tokens - len(slot.pending), 0, used.cached_tokens)
         slot.pending.clear()
         slot.used_at = time.perf_counter()
         generation.finish_reason = reason
         if tail := slot.text.feed(b"", final=True):
             generation.put(tail)
         generation.put(None)
+
+
+def _kv_bytes(path: Path) -> int:
+    try:
+        return models.details(path).kv_bytes
+    except ModelUnusable:  # llama.cpp may take what we cannot read
+        return 0
 
 
 def _over(generation: Generation, now: float) -> FinishReason | None:

@@ -10,9 +10,7 @@ machine is `rag/models.py`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag import models
+from rag.capacity import memory_budget, sequences
 from rag.catalogue import key
 from rag.engine import Engine
 from rag.errors import Busy, ModelUnusable, NotReady, ReadingRoomError, UnknownModel
@@ -68,17 +67,7 @@ def memory_needed(model: ModelFile, settings: EngineSettings) -> int:
     if settings.requantize and header.file_type in _SLOW_FILE_TYPES:
         weights = max(weights, header.parameters * 17 // 16)
     context = min(settings.context_tokens, header.context_tokens or settings.context_tokens)
-    return weights + context * settings.sequences * header.kv_bytes
-
-
-def memory_budget(settings: EngineSettings) -> int:
-    """What all loaded models may take together, in bytes: as set, or half of the machine's (or the container's) memory."""
-    if settings.memory_mb:
-        return settings.memory_mb << 20
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # no cgroups here, or "max"
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return total // 2
+    return weights + context * sequences(settings, header.kv_bytes) * header.kv_bytes
 
 
 @dataclass(eq=False, slots=True)

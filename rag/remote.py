@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rag import _openai
+from rag import _openai, capacity
 from rag._upstream import KeyRefused, Passing, Upstream
 from rag.adapters import AUTO, NONE, Adapter, Style
 from rag.errors import EngineUnreachable, InvalidInput, InvalidSettings, NotReady, QueueFull, ReadingRoomError, UnknownAdapter
@@ -79,6 +79,7 @@ class RemoteEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
         self._upstream = Upstream(settings)
+        self.sequences = capacity.sequences(settings)
         # The name answers carry; which one it is over there, `load` finds out.
         self.model = settings.model
         self.error: ReadingRoomError | None = None
@@ -179,7 +180,7 @@ class RemoteEngine:
             )
         generation = Generation(request, lambda: self._cancel(generation), self._place)
         with self._lock:
-            if len(self._waiting) >= self._settings.queue + self._settings.sequences - self.running:
+            if len(self._waiting) >= self._settings.queue + self.sequences - self.running:
                 raise QueueFull(
                     f"{len(self._waiting)} questions are waiting already.", "Try again in a few seconds, or raise engine.queue."
                 )
@@ -210,7 +211,7 @@ class RemoteEngine:
     def _admit(self) -> None:
         with self._lock:
             admitted = []
-            while self._waiting and self.running < self._settings.sequences:
+            while self._waiting and self.running < self.sequences:
                 admitted.append(self._waiting.popleft())
             jobs = [(generation, self._jobs[generation]) for generation in admitted]
             told = [*admitted, *self._waiting]

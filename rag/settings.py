@@ -153,8 +153,8 @@ class Engine:
     """The LoRA adapter that answers from documents, unless the call or the domain names one; `auto`: the model's own; `none`."""
     context_tokens: int = 2048
     """Tokens of prompt and answer together, for each answer that runs at the same time."""
-    sequences: int = 4
-    """Answers that run at the same time."""
+    sequences: int = 0
+    """Answers that run at the same time; 0 is two for each core, as far as memory goes."""
     queue: int = 32
     """Questions that may wait; one more is answered 503."""
     threads: int = 0
@@ -347,7 +347,7 @@ _RANGES = {
     "rerank.tokens": (16, 400),
     "rerank.threads": (0, 1024),
     "engine.context_tokens": (256, 1_000_000),
-    "engine.sequences": (1, 64),
+    "engine.sequences": (0, 64),
     "engine.queue": (0, 10_000),
     "engine.threads": (0, 1024),
     "engine.gpu_layers": (-1, 10_000),

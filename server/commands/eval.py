@@ -189,6 +189,7 @@ def _here(
     args: argparse.Namespace, usual: Settings, items: Sequence[Item], imported: Imported | None, runs: list[Run], told: Any, indexing: Bar
 ) -> None:
     """Runs in this process. Those that differ only in what is chosen for each answer share the models, and take turns."""
+    from rag.capacity import sequences
     from rag.evaluate import LibraryRoom, run
     from rag.settings import Retrieve
     from server.measured import open_local, placed
@@ -221,7 +222,7 @@ def _here(
                     items,
                     rooms,
                     lambda place, outcome, group=group: told(group[place], outcome),
-                    at_a_time=1 if args.one_at_a_time else usual.engine.sequences,
+                    at_a_time=1 if args.one_at_a_time else sequences(usual.engine),
                     search_only=args.search_only,
                     timed=args.one_at_a_time,
                 )
@@ -238,6 +239,7 @@ async def _at_server(
     told: Any,
 ) -> None:
     """Runs at a server, all at once. Raises `InvalidInput` for what a server cannot be asked."""
+    from rag.capacity import sequences
     from rag.evaluate import run
     from server.measured import ServerRoom, missing
 
@@ -259,7 +261,7 @@ async def _at_server(
             items,
             rooms,
             lambda place, outcome: told(runs[place], outcome),
-            at_a_time=1 if args.one_at_a_time else settings.engine.sequences,
+            at_a_time=1 if args.one_at_a_time else sequences(settings.engine),
             search_only=args.search_only,
             timed=args.one_at_a_time,
         )

@@ -15,8 +15,9 @@ import pytest
 
 from rag import engines as module
 from rag import models, shelf
+from rag.capacity import cores, memory_budget, sequences
 from rag.engine import Engine
-from rag.engines import Engines, memory_budget, memory_needed
+from rag.engines import Engines, memory_needed
 from rag.errors import Busy, ModelUnusable, NotReady, ReadingRoomError, UnknownModel
 from rag.generation import Generation, Request
 from rag.records import Turn
@@ -519,6 +520,16 @@ def test_the_budget_is_what_is_set_or_half_the_memory() -> None:
     """In bytes."""
     assert memory_budget(EngineSettings(memory_mb=100)) == 100 * MB
     assert 256 * MB < memory_budget(EngineSettings()) < 1 << 45
+
+
+def test_how_many_are_answered_at_a_time_is_by_the_machine_unless_it_is_set() -> None:
+    """Two for each core, of 2 to 16; fewer where their context would take more than a quarter of the budget, and one at the least."""
+    assert sequences(EngineSettings(sequences=7), 1 << 40) == 7
+    by_cores = sequences(EngineSettings())
+    assert by_cores == min(max(2 * cores(), 2), 16)
+    assert sequences(EngineSettings(context_tokens=1000, memory_mb=1), (1 << 20) // 4 // 1000 // 2) == 2
+    assert sequences(EngineSettings(context_tokens=1000, memory_mb=1), 1 << 40) == 1
+    assert sequences(EngineSettings(url="http://127.0.0.1:9/v1")) == 4
 
 
 # With the real model.
