@@ -46,8 +46,8 @@ def test_squad_has_a_file_for_each_paragraph(tmp_path: Path) -> None:
 def test_a_set_in_another_language_says_so_to_its_domain(tmp_path: Path) -> None:
     """By a `domain.toml` among its documents, which is none of them."""
     for code in ("de", "en"):
-        squad(tmp_path / "xquad" / f"xquad.{code}.json", packed=False)
-    german, english = (importers.load(f"xquad-{code}", tmp_path) for code in ("de", "en"))
+        squad(tmp_path / code / "xquad" / f"xquad.{code}.json", packed=False)
+    german, english = (importers.load(f"xquad-{code}", tmp_path / code) for code in ("de", "en"))
     german.write(tmp_path / "corpora")
     english.write(tmp_path / "others")
     assert read_domain(tmp_path / "corpora" / "xquad-de").languages == ("de",)
