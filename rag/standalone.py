@@ -247,7 +247,7 @@ _INDEFINITE = re.compile(rf"\b(?:a|an)\s+{_PHRASE}(?!\s+(?:that|which|who)\b)", 
 _WHICH = re.compile(
     rf"^(?:which|what|how\s+many|how\s+much)\s+(?P<what>{_PHRASE})(?=\s+(?:{'|'.join(sorted(_AUXILIARY))})\b)", re.IGNORECASE
 )
-_WHICH_IS = re.compile(rf"^(?:which|what)\s+(?P<what>{_PHRASE})\s+(?:is|are)\s+the\s+(?P<side>\w+)\s*\?$", re.IGNORECASE)
+_WHICH_IS = re.compile(rf"^(?:which|what)\s+(?P<what>{_PHRASE})\s+(?:is|are)\s+(?:the\s+)?(?P<side>\w+)\s*\?$", re.IGNORECASE)
 _I_DO = re.compile(rf"\b(?:(?:do|can|should|must|may|could)\s+(?:i|you|we|one)|to)\s+(?P<verb>\w+)\s+{_OBJECT}", re.IGNORECASE)
 _WHAT_IS = re.compile(rf"^(?:what|who|where)\s+(?:is|are)\s+{_OBJECT}\s*[?.]?$", re.IGNORECASE)
 # A subject is followed by its verb, and that by nothing or by what belongs to it.
@@ -258,6 +258,7 @@ _DOES = re.compile(
     re.IGNORECASE,
 )
 _PRONOUN = re.compile(r"(?<!['’-])\b(?:[Ii]t|[Tt]hey|them|ones?|[Tt]hat|[Tt]hose|[Tt]hese|[Tt]his|[Ii]ts|[Tt]heir)\b(?!['’-])")
+_THERE = re.compile(r"\b(?:in\s+)?there\b(?=\s*[?.]?$|\s+\w)", re.IGNORECASE)
 _FROM_A_LIST = re.compile(
     r"\b(?:the\s+)(?:(?P<which>first|second|third|last)(?:\s+(?:one|of\s+(?:them|these|those)))?|(?P<of_two>latter|former))(?=\s*[?.]?$|\s+\w)",
     re.IGNORECASE,
@@ -303,7 +304,10 @@ def _resolved(core: str, before: str, answer: str) -> str:
         chosen = (place["which"] or place["of_two"]).lower()
         n = {"first": 0, "former": 0, "second": 1, "third": 2}.get(chosen, -1)
         return core[: place.start()] + things[n] + core[place.end() :] if n < len(things) else ""
-    thing, pronoun = _thing(before), _PRONOUN.search(core)
+    named = _named(before, answer)
+    if named and (place := _THERE.search(core)):
+        return core[: place.start()] + f"in {named}" + core[place.end() :]
+    thing, pronoun = named or _thing(before), _PRONOUN.search(core)
     if not thing or not pronoun:
         return ""
     word, rest = pronoun[0].lower(), core[pronoun.end() :]
@@ -330,13 +334,26 @@ def _resolved(core: str, before: str, answer: str) -> str:
 
 def _thing(before: str) -> str:
     """What the earlier question is about: its object, or its subject; empty where that is not plain."""
-    if found := _WHICH_IS.match(before):
+    if (found := _WHICH_IS.match(before)) and found["side"].lower() not in STOP_WORDS:
         return f"the {found['side']} {found['what']}"
     for pattern in (_WHAT_IS, _I_DO, _DOES, _IS):
         if (found := pattern.search(before)) and not set(found["object"].lower().split()) & (_PERSONAL | {"this", "that", "there"}):
             return found["object"]
     found = _WHICH.match(before)
     return f"the {found['what']}" if found else ""
+
+
+def _named(before: str, answer: str) -> str:
+    """What an answer names and nothing else, if it was asked for: `engine.queue.`, `In `store/`, beside the ledger.`; else empty."""
+    spans = sentence_spans(answer[:_LONGEST])
+    if not spans or before.split()[0].lower() not in ("which", "what", "who", "where"):
+        return ""
+    codes = re.findall(r"`([^`]+)`", answer)
+    if len(codes) == 1 and len(codes[0].split()) == 1:
+        return codes[0]
+    first = answer[slice(*spans[0])].rstrip(" .")
+    # `Apache-2.0`, `LangChain`, `8000`: no word of the dictionary.
+    return first if len(spans) == 1 and len(first.split()) <= _ENOUGH and re.search(r"\w[A-Z\d@_./]", first) else ""
 
 
 def _listed(answer: str) -> list[str]:
