@@ -228,7 +228,7 @@ class Settings:
     engine: Engine = field(default_factory=Engine)
     conversations: Conversations = field(default_factory=Conversations)
     limits: Limits = field(default_factory=Limits)
-    plans: Mapping[str, Limits] = field(default_factory=lambda: dict(PLANS))
+    plans: Mapping[str, Limits] = field(default_factory=lambda: dict(PLANS), hash=False)
     """The plans that keys may have, by name."""
 
 
