@@ -72,7 +72,7 @@ def claims(sentence: str, known: Collection[str] = ()) -> Claims:
     """What has to be found. `known`: folded words that are names for certain (see `known_names`), with which a sentence may begin."""
     text = plain(sentence)
     codes, rest = in_names.codes(text)
-    quantities, dates = in_numbers.claimed(rest)
+    quantities, dates, rest = in_numbers.claimed(rest)
     denies = bool(_NOT.search(text))
     stems = frozenset() if denies or _DENIES.search(text) else frozenset(content_stems(text))
     return Claims(quantities, dates, tuple(in_names.names(rest, known)), tuple(codes), denies, stems)

@@ -28,6 +28,8 @@ _OPENERS = frozenset(
     therefore third thus today together two under unlike until upon using via whereas whether while within without yes yet
     """.split()  # noqa: SIM905
 )
+# Small words in other letters.
+_ACRONYMS = frozenset(("WHO", "IT", "US"))
 # Before a name; the source may leave them out.
 _TITLES = frozenset(
     """
@@ -154,6 +156,8 @@ def _is_initial(text: str, start: int) -> bool:
 
 def _may_name(word: str, known: Collection[str], *, loud: bool, first: bool, follows: bool) -> bool:
     name = folded(word)
+    if word in _ACRONYMS:
+        return not loud
     if not word[0].isupper() or word.lower() in STOP_WORDS or name in STOP_WORDS or name in _TITLES:
         return False
     if len(name) < 2 or name in UNITS or is_number_word(name) or (first and name in _OPENERS):

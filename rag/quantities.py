@@ -96,10 +96,10 @@ class Date:
     year: str = ""
 
 
-def claimed(text: str) -> tuple[tuple[Quantity, ...], tuple[Date, ...]]:
-    """What a sentence states. A number that may be none, as "one" and "second", is left out."""
+def claimed(text: str) -> tuple[tuple[Quantity, ...], tuple[Date, ...], str]:
+    """What a sentence states, and the sentence with blanks for its dates. A number that may be none, as "one" and "second", is left out."""
     dates, times, rest = _dates_and_times(text)
-    return (*times, *_digits(rest), *_words(rest, claim=True)), dates
+    return (*times, *_digits(rest), *_words(rest, claim=True)), dates, rest
 
 
 def supplied(text: str) -> tuple[tuple[Quantity, ...], tuple[Date, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.cite import MIN_NEARNESS, Checks, Citer, SentenceStream
@@ -177,6 +177,7 @@ def test_a_citation_that_is_dead_is_never_made() -> None:
     assert citer("x" + TEXT).cite(sentence) is None
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(max_size=80), st.integers(0, 50))
 def test_every_quote_stands_at_its_offsets_whatever_the_texts(text: str, sentence: str, start: int) -> None:
     """Over arbitrary documents and answers."""
@@ -188,6 +189,7 @@ def test_every_quote_stands_at_its_offsets_whatever_the_texts(text: str, sentenc
             assert citation.quote
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(st.integers(1, 9), max_size=30))
 def test_streaming_gives_each_sentence_once_and_loses_nothing(text: str, sizes: list[int]) -> None:
     """However the text is cut into pieces, the sentences come out verbatim and in order."""
