@@ -58,6 +58,9 @@ def test_an_adapter_without_a_scale_is_applied_as_its_package_says(tmp_path: Pat
         adapters.resolve("legal+other", packages)
 
 
+SHIPPED = ["grounded"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -76,7 +79,7 @@ def test_a_manifest_that_is_wrong_says_what_is(tmp_path: Path, change: object, s
     manifest = folder / adapters.MANIFEST
     manifest.write_text(change(manifest.read_text()))  # type: ignore[operator]
     packages, broken = adapters.installed(tmp_path)
-    assert list(packages) == ["good"]
+    assert list(packages) == [*SHIPPED, "good"]
     assert said in broken["legal"].message
 
 
@@ -95,7 +98,7 @@ def test_adding_copies_a_file_and_writes_its_manifest(tmp_path: Path) -> None:
     assert (again.licence, again.version) != (package.licence, package.version)
     assert [path.name for path in (tmp_path / "data" / "adapters").iterdir()] == ["legal"]
     adapters.remove(tmp_path / "data", "legal")
-    assert adapters.installed(tmp_path / "data") == ({}, {})
+    assert [*adapters.installed(tmp_path / "data")[0]] == SHIPPED
     with pytest.raises(UnknownAdapter):
         adapters.remove(tmp_path / "data", "legal")
 
@@ -115,7 +118,25 @@ def test_what_is_no_adapter_cannot_be_added(tmp_path: Path) -> None:
     other = install(tmp_path / "other", "foreign", 1, base_sha256="0" * 64)
     with pytest.raises(AdapterUnusable, match="was made for"):
         adapters.add(other, tmp_path, base)
-    assert adapters.installed(tmp_path) == ({}, {})
+    assert [*adapters.installed(tmp_path)[0]] == SHIPPED
+    for name in ("auto", "none"):  # which say something else where a name may stand
+        with pytest.raises(InvalidInput, match="cannot be called"):
+            adapters.add(write_lora(tmp_path / f"{name}.gguf", 1), tmp_path, base, licence="x")
+
+
+def test_the_one_that_comes_with_the_program_gives_way_and_cannot_be_removed(tmp_path: Path) -> None:
+    """One of its name takes its place, also where that is broken: what somebody has put there is not passed over."""
+    assert adapters.find(tmp_path, "grounded").shipped
+    with pytest.raises(InvalidInput, match="comes with the program"):
+        adapters.remove(tmp_path, "grounded")
+    folder = install(tmp_path, "grounded", 1)
+    assert not adapters.find(tmp_path, "grounded").shipped
+    (folder / adapters.MANIFEST).write_text("[")
+    assert "grounded" not in adapters.installed(tmp_path)[0]
+    with pytest.raises(AdapterUnusable):
+        adapters.find(tmp_path, "grounded")
+    adapters.remove(tmp_path, "grounded")
+    assert adapters.find(tmp_path, "grounded").shipped
 
 
 # The engine
@@ -232,7 +253,7 @@ def test_nobody_waits_long_because_of_an_adapter(engine: Engine) -> None:
 
 def test_what_does_not_fit_is_said_at_the_start_and_when_it_is_asked_for(engine: Engine) -> None:
     """Another base, and tensors of another width; the others are usable."""
-    assert sorted(engine.packages) == ["one", "two"]
+    assert sorted(engine.packages) == [*SHIPPED, "one", "two"]
     assert "smollm2" in engine.unusable["foreign"].message
     for name in ("foreign", "misfit"):
         with pytest.raises(AdapterUnusable):
@@ -240,6 +261,13 @@ def test_what_does_not_fit_is_said_at_the_start_and_when_it_is_asked_for(engine:
     with pytest.raises(UnknownAdapter) as raised:
         engine.adapter("nobody")
     assert "one, two" in raised.value.remedy
+
+
+def test_the_default_one_is_asked_for_by_no_name(engine: Engine) -> None:
+    """And none at all by a word that is no name."""
+    assert str(engine.adapter("auto")) == "grounded"
+    assert engine.adapter("none") is None
+    assert engine.adapter("") is None
 
 
 def test_an_adapter_that_is_installed_later_is_found_and_a_replaced_one_is_another(engine: Engine) -> None:
