@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rag.errors import InvalidInput
+from rag.filters import Filters
 from rag.records import Chunk, Document, Failure, Status
 
 log = logging.getLogger(__name__)
@@ -251,13 +252,23 @@ class Ledger:
         return _document(rows[0]) if rows else None
 
     def documents(
-        self, domain: str | None = None, status: str | None = None, q: str | None = None, cursor: str | None = None, limit: int = 100
+        self,
+        domain: str | None = None,
+        status: str | None = None,
+        q: str | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+        within: Collection[str] | None = None,
     ) -> tuple[list[Document], str | None]:
         """A page of documents ordered by path, and the cursor of the next page or None.
 
-        `q` is looked for in path and title, letter case aside. Raises `InvalidInput` for a cursor that is not ours.
+        `q` is looked for in path and title, letter case aside; `within` are the domains whose documents may be seen, None all. Raises
+        `InvalidInput` for a cursor that is not ours.
         """
         where, values = ["NOT deleting"], list[Any]()
+        if within is not None:
+            where.append(f"domain IN ({','.join('?' * len(within))})")
+            values += within
         if domain is not None:
             where.append("domain = ?")
             values.append(domain)
@@ -280,6 +291,32 @@ class Ledger:
         """The text that offsets refer to; None for a document that is unknown or has none yet."""
         rows = self._read("SELECT text FROM texts JOIN documents ON id = document_id WHERE id = ? AND NOT deleting", (id,))
         return rows[0][0] if rows else None
+
+    def matching(self, filters: Filters, domain: str | None = None) -> list[str]:
+        """Ids of the documents with chunks that the filters let through, of one domain if given."""
+        where, values = ["NOT deleting", "chunks > 0"], list[Any]()
+        if domain is not None:
+            where.append("domain = ?")
+            values.append(domain)
+        if filters.path is not None and ("*" in filters.path or "?" in filters.path):
+            where.append("path GLOB ?")
+            values.append(filters.path.replace("[", "[[]"))
+        elif filters.path is not None:
+            where.append("path >= ? AND path < ?")
+            values += [filters.path, filters.path + chr(0x10FFFF)]
+        if filters.types:
+            # A suffix has letters, digits and - and _ alone, of which LIKE takes `_` for any character.
+            kinds = [
+                ("media_type GLOB ?", one) if "/" in one else ("path LIKE ? ESCAPE '!'", f"%.{one.replace('_', '!_')}")
+                for one in filters.types
+            ]
+            where.append(f"({' OR '.join(condition for condition, _ in kinds)})")
+            values += [value for _, value in kinds]
+        for condition, moment in (("modified_at >= ?", filters.after), ("modified_at < ?", filters.before)):
+            if moment is not None:
+                where.append(condition)
+                values.append(moment)
+        return [id for (id,) in self._read(f"SELECT id FROM documents WHERE {' AND '.join(where)}", values)]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Documents by domain and status."""

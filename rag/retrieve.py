@@ -1,13 +1,16 @@
-"""The passages for a question: embed it, search dense and BM25 in one Qdrant query, fold near-equal passages.
+"""The passages for a question: embed it, search by meaning and by words, put exact hits first, fold near-equal passages.
 
 Which of them reach the prompt is decided by `rag/prompt.py`; whether they suffice, by `rag/gate.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from rag.embed import Embedder
+from rag.query import exact_first, literals
 from rag.records import Passage
 from rag.sentences import content_stems, sentence_spans
 from rag.settings import Retrieve
@@ -16,25 +19,47 @@ from rag.store import EdgeStore
 # Two passages whose words agree this far (Jaccard) say the same: copies of a file, overlapping versions of a page.
 _SAME = 0.9
 
+# Characters that a passage may gain on either side: two or three sentences, and half a paragraph of SQuAD. They cost time to the
+# first token, and most of the time the passage has the answer already.
+_REACH = 400
+
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+
 # Fewer, and a sentence says too little to stand alone.
 _LEAST_WORDS = 3
 
 
 def retrieve(
-    question: str, *, embedder: Embedder, store: EdgeStore, settings: Retrieve, domain: str | None = None, limit: int
+    question: str,
+    *,
+    embedder: Embedder,
+    store: EdgeStore,
+    settings: Retrieve,
+    domain: str | None = None,
+    within: Collection[str] | None = None,
+    documents: Collection[str] | None = None,
+    limit: int,
 ) -> list[Passage]:
-    """At most `limit` passages, best first, no two of them near-equal. Blocks for milliseconds: call it in a thread."""
-    vector = embedder.embed_query(question)
+    """At most `limit` passages, best first, no two of them near-equal. Their scores are 0 to 1.
+
+    Of `documents` alone, and of the domains `within`, if given.
+
+    Those that have what the question quotes or names to the letter come first: `rag/query.py`. Blocks for milliseconds: call it in
+    a thread.
+    """
+    wanted = literals(question)
     found = store.search(
-        vector,
+        embedder.embed_query(question),
         question,
         domain=domain,
+        within=within,
+        documents=documents,
+        literals=[literal.text for literal in wanted],
         limit=limit * 2,
         candidates=settings.candidates,
         weights=(settings.dense_weight, settings.bm25_weight),
-        rrf_k=settings.rrf_k,
     )
-    return _fold(found, limit)
+    return _fold(exact_first(found, wanted), limit)
 
 
 def strong(passages: Sequence[Passage], focus: float) -> list[Passage]:
@@ -45,6 +70,66 @@ def strong(passages: Sequence[Passage], focus: float) -> list[Passage]:
     first token. With the default of 0.7, a passage that both searches put first stands alone.
     """
     return [passage for passage in passages if passage.score >= focus * passages[0].score]
+
+
+def whole(passages: Sequence[Passage], text_of: Callable[[str], str | None]) -> list[Passage]:
+    """The passages, each that was cut within a paragraph lengthened to its ends, by at most `_REACH` characters either way.
+
+    A chunk ends where its budget does, and what answers may be the next sentence. What a passage gains is of its paragraph, and so of
+    its page. Two of a document that then meet become one, at the place of the better. `text[start:end]` is a passage's text before
+    and after; one that does not stand in its document's present text, which `text_of` gives, is left as it is.
+    """
+    kept: list[Passage] = []
+    for passage in passages:
+        text = text_of(passage.document_id)
+        if text is None or text[passage.start : passage.end] != passage.text:
+            kept.append(passage)
+            continue
+        start, end = _paragraph_start(text, passage.start), _paragraph_end(text, passage.end)
+        best, place = passage, len(kept)
+        for i, other in reversed(list(enumerate(kept))):
+            if _meets(text, other, passage, start, end):
+                start, end, best, place = min(start, other.start), max(end, other.end), other, i
+                del kept[i]
+        kept.insert(place, replace(best, start=start, end=end, text=text[start:end]))
+    return kept
+
+
+def _meets(text: str, other: Passage, passage: Passage, start: int, end: int) -> bool:
+    same = (other.document_id, other.page) == (passage.document_id, passage.page) and text[other.start : other.end] == other.text
+    return same and not text[min(end, other.end) : max(start, other.start)].strip()
+
+
+def _paragraph_start(text: str, at: int) -> int:
+    low = max(0, at - _REACH)
+    window = text[low:at]
+    if blanks := list(_BLANK_LINE.finditer(window)):
+        begin = blanks[-1].end()
+    elif low == 0:
+        begin = 0
+    else:
+        begin = next((start for start, _ in sentence_spans(window)[1:]), len(window))  # the first one is cut itself
+    return low + begin + len(window[begin:]) - len(window[begin:].lstrip())
+
+
+def _paragraph_end(text: str, at: int) -> int:
+    window = text[at : at + _REACH]
+    if blank := _BLANK_LINE.search(window):
+        end = blank.start()
+    elif at + _REACH >= len(text):
+        end = len(window)
+    else:
+        end = max((end for _, end in sentence_spans(window)[:-1]), default=0)
+    return at + len(window[:end].rstrip())
+
+
+def left_out(passages: Sequence[Passage], used: Sequence[Passage]) -> tuple[str, ...]:
+    """Ids of those of the passages that are not in what is used, whole or as a part of a longer one."""
+    return tuple(
+        passage.chunk_id
+        for passage in passages
+        if not any(one.document_id == passage.document_id and one.start <= passage.start and passage.end <= one.end for one in used)
+    )
 
 
 def closest_sentence(question: str, passages: Sequence[Passage], embedder: Embedder) -> str | None:

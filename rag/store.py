@@ -1,4 +1,4 @@
-"""Passages in Qdrant: dense vectors (cosine) and BM25 vectors side by side, fused by reciprocal rank in one query.
+"""Passages in Qdrant: dense vectors (cosine) and BM25 vectors side by side, both searched and fused.
 
 `EdgeStore` keeps them in a folder, in this process; it is the only importer of `qdrant_edge`. One process at a time
 may have the folder open. What is a chunk is decided by `ingest/chunk.py`; which passages answer a question, by
@@ -43,6 +43,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from rag.errors import MissingPackage, StoreBroken, StoreFull, StoreLocked
+from rag.fuse import fuse
+from rag.languages import AVG_LEN as AVG_LEN  # for who measures with the same figures
+from rag.languages import BM25_B as BM25_B
+from rag.languages import BM25_K as BM25_K
+from rag.languages import DEFAULT, document_vector, language_of, query_vector, stamp, stamped
 from rag.records import Chunk, Document, Passage, Scores
 
 if TYPE_CHECKING:
@@ -55,9 +60,8 @@ DENSE, SPARSE = "dense", "bm25"
 _NOBODY = uuid.UUID(int=0)
 """A point that is written only to be deleted, see `_touch_and_forget`."""
 
-# BM25's length normalisation wants the mean length of a passage in words; ours are cut at 200 tokens of MiniLM,
-# about 150 words. The same figure gave the SciFact anchors of the design (avg_len 150).
-_AVG_LEN = 150.0
+# Passages that have all words of a literal come first in a search for these words; one that repeats a rare one of them may be between.
+_LITERAL_HITS = 20
 
 # Points in one call to Qdrant, which holds Python's lock for all of it: about 20 ms of writing, as long as a search may take.
 _AT_ONCE = 256
@@ -97,7 +101,6 @@ class EdgeStore:
         self.folder = folder
         self.dimension = dimension
         self._fingerprint = fingerprint
-        self._bm25 = qdrant_edge.Bm25(qdrant_edge.Bm25Config(avg_len=_AVG_LEN))
         self._writing = threading.RLock()  # one change at a time, and none while the shard is copied or exchanged
         self._rewriting = threading.Lock()
         self._suspect = False
@@ -124,6 +127,10 @@ class EdgeStore:
             raise _unusable(folder, error) from error
         try:
             self._name, self._shard = self._open()
+            self._languages = self._stored_languages()
+            self._searched = dict(self._languages)
+            self._reworded: set[str] = set()
+            """Domains whose passages are all known to be as `_languages` says."""
         except OSError as error:
             self._lock.release()
             raise _unusable(folder, error) from error
@@ -248,7 +255,7 @@ class EdgeStore:
         for i in range(0, len(rows), _AT_ONCE):
             # `tolist`: Qdrant reads an array number by number, which takes twice as long as making the list and reading that.
             points = [
-                self._edge.Point(chunk.id, {DENSE: vector.tolist(), SPARSE: self._sparse(document, chunk)}, _payload(document, chunk))
+                self._point(chunk.id, vector.tolist(), _payload(document, chunk), self._languages.get(document.domain, DEFAULT))
                 for document, chunk, vector in rows[i : i + _AT_ONCE]
             ]
             ids = [chunk.id for _, chunk, _ in rows[i : i + _AT_ONCE]]
@@ -257,8 +264,72 @@ class EdgeStore:
                 there = len(self._shard.retrieve([uuid.UUID(id) for id in ids], with_payload=False, with_vector=False))
                 self._update(self._edge.UpdateOperation.upsert_points(points), ids, forgets=there)
                 self._unoptimized += len(points)
+                for document, _, _ in rows[i : i + _AT_ONCE]:
+                    self._languages.setdefault(document.domain, DEFAULT)
+                    self._searched.setdefault(document.domain, DEFAULT)
         if rows:
             self._flush()
+
+    def reword(self, domain: str, languages: Sequence[str], limit: int = 4 * _AT_ONCE) -> int:
+        """From now on the domain's passages are in these languages: of those whose BM25 vectors were made by others, make `limit` anew.
+
+        Returns how many that were, 0 when all are. Their text is stored with them, so this reads no file and embeds nothing: 0.1 s for
+        1,000 passages. Until it is done, questions are asked by the old languages as well.
+        """
+        wanted = tuple(languages) or DEFAULT
+        if domain in self._reworded and self._languages.get(domain) == wanted:
+            return 0
+        edge = self._edge
+        with self._writing:
+            before = self._searched.get(domain, ())
+            self._reworded.discard(domain)
+            self._languages[domain] = wanted
+            self._searched[domain] = tuple(dict.fromkeys((*wanted, *before)))
+        stale = edge.Filter(
+            must=[edge.FieldCondition("domain", match=edge.MatchValue(domain))],
+            must_not=[edge.FieldCondition("words", match=edge.MatchValue(stamp(wanted)))],
+        )
+        done = 0
+        while done < limit:
+            request = edge.ScrollRequest(limit=min(_AT_ONCE, limit - done), filter=stale, with_payload=True, with_vector=[DENSE])
+            with self._writing:
+                records, _ = self._read(lambda shard, request=request: shard.scroll(request))
+                if not records:
+                    break
+                self.check_space()
+                points = [self._point(record.id, record.vector[DENSE], record.payload, wanted) for record in records]
+                # Nothing is deleted by this: the text that is overwritten is the text that is written.
+                self._update(edge.UpdateOperation.upsert_points(points), [str(record.id) for record in records], forgets=0)
+                self._unoptimized += len(points)
+            done += len(records)
+        if done:
+            self._flush()
+        if done < limit:
+            with self._writing:
+                self._searched[domain] = wanted
+                self._reworded.add(domain)
+        return done
+
+    def _point(self, id: Any, vector: Any, payload: dict[str, Any], languages: tuple[str, ...]) -> Any:
+        """A point with the BM25 vector of its text, which says what it was made by."""
+        language = language_of(payload["text"], languages)
+        words = document_vector(_words(payload["path"], payload["heading"], payload["text"]), language)
+        return self._edge.Point(id, {DENSE: vector, SPARSE: words}, {**payload, "language": language, "words": stamp(languages)})
+
+    def _stored_languages(self) -> dict[str, tuple[str, ...]]:
+        """By which languages each domain's BM25 vectors were made: as one of them says. What a crash left half done `reword` finds."""
+        edge = self._edge
+        found = {}
+        for hit in self._shard.facet(edge.FacetRequest("domain", limit=10_000_000, exact=True)).hits:
+            request = edge.ScrollRequest(limit=1, filter=self._filter(str(hit.value)), with_payload=True, with_vector=False)
+            for record in self._shard.scroll(request)[0]:
+                found[str(hit.value)] = stamped(record.payload["words"]) if "words" in record.payload else ()
+        return found
+
+    def _spoken(self, domain: str | None) -> tuple[str, ...]:
+        """The languages of the passages that are searched."""
+        searched = [self._searched.get(domain, DEFAULT)] if domain is not None else list(self._searched.values())
+        return tuple(dict.fromkeys(language for languages in searched for language in languages or DEFAULT)) or DEFAULT
 
     def _update(self, operation: Any, ids: Collection[str], *, forgets: int) -> None:
         """Carry out a change of these chunks, `forgets` of which are there already. With `_writing` held."""
@@ -289,9 +360,6 @@ class EdgeStore:
     def _unwritable(self, error: BaseException) -> StoreBroken:
         self._suspect = True  # `open` stays, so that the next start examines the files
         return StoreBroken(f"The index cannot be written: {error}", "Restart: a damaged index is then rebuilt from the folder.")
-
-    def _sparse(self, document: Document, chunk: Chunk) -> Any:
-        return self._bm25.embed_document(sparse_text(document, chunk))
 
     def delete_chunks(self, chunk_ids: Collection[str]) -> int:
         """Remove chunks, on disk when it returns; those that are not there are passed over. Returns how many were."""
@@ -370,46 +438,84 @@ class EdgeStore:
         text: str,
         *,
         domain: str | None = None,
+        within: Collection[str] | None = None,
+        documents: Collection[str] | None = None,
+        literals: Sequence[str] = (),
         limit: int = 10,
         candidates: int = 50,
         weights: tuple[float, float] = (1.0, 1.0),
-        rrf_k: int = 2,
     ) -> list[Passage]:
-        """Passages for a question, best first, from dense and BM25 search fused by weighted reciprocal rank.
+        """Passages for a question, best first: candidates of a dense and of a BM25 search, each scored by both, fused (`rag/fuse.py`).
 
-        `vector` is the question's, (dimension,); `weights` are (dense, bm25). The fused query and the two plain ones,
-        which give each passage its own scores, travel as one batch that Qdrant plans together.
-        RRF: Cormack, Clarke, Buettcher, SIGIR 2009.
+        `vector` is the question's, (dimension,); `weights` are (dense, bm25); of `documents` alone, and of the domains `within`, if
+        given. The words of each literal are searched for by themselves too, and what that finds is among the passages, beyond `limit`
+        if need be.
+
+        Two calls, each of queries that Qdrant plans together, and one for the payloads of what is returned: measured, that takes no
+        longer than Qdrant's own fusion beside the two plain searches that the scores came from before.
         """
+        if (documents is not None and not documents) or (within is not None and not within):
+            return []
         edge = self._edge
-        where = self._filter(domain)
-        dense = edge.Query.Nearest(vector.tolist(), using=DENSE)
-        sparse_vector = self._bm25.embed_query(text)
+        where = self._filter(domain, documents=documents, within=within)
+        languages = self._spoken(domain)
+        words = query_vector(text, languages)
+        queries = [edge.Query.Nearest(vector.tolist(), using=DENSE)]
+        if words.indices:  # a question of stop words alone has no BM25 vector
+            queries.append(edge.Query.Nearest(words, using=SPARSE))
         candidates = max(candidates, limit)
-        plain = [edge.QueryRequest(limit=candidates, query=dense, filter=where, with_payload=False)]
-        prefetches = [edge.Prefetch(candidates, dense, filter=where)]
-        fusion_weights = [weights[0]]
-        if sparse_vector.indices:  # a question of stop words alone has no BM25 vector
-            sparse = edge.Query.Nearest(sparse_vector, using=SPARSE)
-            plain.append(edge.QueryRequest(limit=candidates, query=sparse, filter=where, with_payload=False))
-            prefetches.append(edge.Prefetch(candidates, sparse, filter=where))
-            fusion_weights.append(weights[1])
-        fused = edge.QueryRequest(
-            limit=limit, query=edge.Fusion.Rrf(k=rrf_k, weights=fusion_weights), prefetches=prefetches, with_payload=True
-        )
-        batch = edge.QueryBatchRequest([fused, *plain])
+        first = [edge.QueryRequest(limit=candidates, query=query, filter=where, with_payload=False) for query in queries]
+        for literal in literals:
+            if (vector_of := query_vector(literal, languages)).indices:
+                query = edge.Query.Nearest(vector_of, using=SPARSE)
+                first.append(edge.QueryRequest(limit=_LITERAL_HITS, query=query, filter=where, with_payload=False))
+        lists = self._query(first)
+        scores = [{point.id: point.score for point in found} for found in lists[: len(queries)]]
+        wanted = {point.id for found in lists[len(queries) :] for point in found}
+        everything = wanted.union(*scores)
+        # What one search alone has found gets its score of the other.
+        lacking = [(i, everything - known.keys()) for i, known in enumerate(scores)]
+        lacking = [(i, ids) for i, ids in lacking if ids]
+        second = [
+            edge.QueryRequest(limit=len(ids), query=queries[i], filter=edge.Filter(must=[edge.HasIdCondition(ids)]), with_payload=False)
+            for i, ids in lacking
+        ]
+        for (i, _), found in zip(lacking, self._query(second) if second else (), strict=True):
+            scores[i].update((point.id, point.score) for point in found)
+        ids = list(scores[0])  # every point has a cosine, unless it was deleted just now
+        dense = np.array([scores[0][id] for id in ids], np.float32)
+        bm25 = np.array([scores[-1].get(id, 0.0) if len(scores) > 1 else 0.0 for id in ids], np.float32)
+        fused = fuse(dense, bm25, *weights)
+        order = [i for place, i in enumerate(np.argsort(-fused, kind="stable").tolist()) if place < limit or ids[i] in wanted]
+        records = {
+            record.id: record
+            for record in self._read(lambda shard: shard.retrieve([ids[i] for i in order], with_payload=True, with_vector=False))
+        }
+        return [
+            _passage(records[ids[i]], float(fused[i]), Scores(float(dense[i]), float(bm25[i]) or None)) for i in order if ids[i] in records
+        ]
+
+    def _query(self, requests: Sequence[Any]) -> list[Any]:
+        """What each request finds, as scored points."""
+        batch = self._edge.QueryBatchRequest(list(requests))
         try:
-            found, *single = self._read(lambda shard: shard.query_batch(batch))
+            return self._read(lambda shard: shard.query_batch(batch))
         except Exception as error:
             raise StoreBroken(f"The search failed: {error}", "See the log; deleting `data_dir/store` rebuilds the index.") from error
-        by_dense = {point.id: point.score for point in single[0]}
-        by_sparse = {point.id: point.score for point in single[1]} if len(single) > 1 else {}
-        return [_passage(point, Scores(by_dense.get(point.id), by_sparse.get(point.id))) for point in found]
 
-    def _filter(self, domain: str | None = None, document_id: str | None = None) -> Any:
+    def _filter(
+        self,
+        domain: str | None = None,
+        document_id: str | None = None,
+        documents: Collection[str] | None = None,
+        within: Collection[str] | None = None,
+    ) -> Any:
         edge = self._edge
         wanted = (("domain", domain), ("document_id", document_id))
         must = [edge.FieldCondition(key, match=edge.MatchValue(value)) for key, value in wanted if value is not None]
+        for key, values in (("document_id", documents), ("domain", within)):
+            if values is not None:
+                must.append(edge.FieldCondition(key, match=edge.MatchAny(list(values))))
         return edge.Filter(must=must) if must else None
 
     # Forgetting and indexing
@@ -610,8 +716,12 @@ class EdgeStore:
 
 def sparse_text(document: Document, chunk: Chunk) -> str:
     """What BM25 reads of a chunk: the file's name and the headings too, which say in words what the passage is about."""
-    name = os.path.splitext(document.path)[0].replace("/", " ").replace("_", " ").replace("-", " ")
-    return "\n".join((name, *chunk.heading, chunk.text))
+    return _words(document.path, chunk.heading, chunk.text)
+
+
+def _words(path: str, heading: Sequence[str], text: str) -> str:
+    name = os.path.splitext(path)[0].replace("/", " ").replace("_", " ").replace("-", " ")
+    return "\n".join((name, *heading, text))
 
 
 def _rewrite(edge: Any, shard: Any, dimension: int) -> None:
@@ -771,10 +881,10 @@ def _payload(document: Document, chunk: Chunk) -> dict[str, Any]:
     }
 
 
-def _passage(point: Any, scores: Scores) -> Passage:
-    payload = point.payload
+def _passage(record: Any, score: float, scores: Scores) -> Passage:
+    payload = record.payload
     return Passage(
-        chunk_id=str(point.id),
+        chunk_id=str(record.id),
         document_id=payload["document_id"],
         domain=payload["domain"],
         path=payload["path"],
@@ -784,8 +894,9 @@ def _passage(point: Any, scores: Scores) -> Passage:
         start=payload["start"],
         end=payload["end"],
         text=payload["text"],
-        score=point.score,
+        score=score,
         scores=scores,
+        language=payload.get("language", DEFAULT[0]),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from ingest import ledger as module
 from ingest.ledger import Ledger, Stamp
 from rag.errors import InvalidInput
+from rag.filters import Filters
 from rag.records import Chunk, Document, Failure, document_id
 
 
@@ -45,6 +46,34 @@ def test_a_committed_document_is_read_back_as_it_was(ledger):
     assert ledger.counts() == {"d": {"indexed": 1, "failed": 1}}
     assert ledger.chunk_count() == ledger.chunk_count("d") == 1
     assert ledger.chunk_count("e") == 0
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (Filters(path="d/travel"), {"d/travel.md", "d/travel/2024 [a].PDF", "d/travel/notes.txt"}),
+        (Filters(path="d/travel/"), {"d/travel/2024 [a].PDF", "d/travel/notes.txt"}),
+        (Filters(path="d/travel.md"), {"d/travel.md"}),
+        (Filters(path="*/20?? [a]*"), {"d/travel/2024 [a].PDF"}),
+        (Filters(path="travel"), set()),
+        (Filters(types=("pdf",)), {"d/travel/2024 [a].PDF"}),
+        (Filters(types=("md", "application/pdf")), {"d/travel.md", "e/a_b.md"}),
+        (Filters(types=("text/*",)), {"d/travel.md", "d/travel/2024 [a].PDF", "d/travel/notes.txt", "e/a_b.md"}),
+        (Filters(types=("image/*", "md_")), set()),
+        (Filters(after=3.0), {"e/a_b.md", "d/travel/notes.txt"}),
+        (Filters(before=3.0), {"d/travel.md", "d/travel/2024 [a].PDF"}),
+        (Filters(path="d/", after=3.0, before=4.0, types=("txt",)), {"d/travel/notes.txt"}),
+    ],
+)
+def test_filters_let_through_the_documents_that_fit_all_of_them(ledger, filters, found):
+    """By path, suffix, media type and time of change; one that failed has no passages to be found."""
+    documents = {}
+    for n, path in enumerate(("d/travel.md", "d/travel/2024 [a].PDF", "d/travel/notes.txt", "e/a_b.md"), 1):
+        documents[put(ledger, path).id] = path
+        ledger.restamp(document_id(*path.split("/", 1)), Stamp(4, n * 10**9, 1, 1), "indexed")
+    put(ledger, "d/travel/broken.pdf", failure=Failure("broken_file", "It is broken.", "Mend it."))
+    assert {documents[id] for id in ledger.matching(filters)} == found
+    assert {documents[id] for id in ledger.matching(filters, "d")} == {path for path in found if path.startswith("d/")}
 
 
 def test_pages_follow_one_another_by_path_without_gap_or_repeat(ledger):

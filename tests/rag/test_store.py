@@ -65,6 +65,39 @@ def test_a_domain_sees_only_its_own(store: EdgeStore, embedder: Embedder) -> Non
     assert len(found) == 1
 
 
+def test_only_the_named_documents_are_searched(store: EdgeStore, embedder: Embedder) -> None:
+    """In both searches; of none there is nothing."""
+    one, other = document("a/one.txt").id, document("b/other.txt").id
+    vector = embedder.embed_query(TEXTS[0])
+    assert {passage.document_id for passage in store.search(vector, TEXTS[0], documents=[other])} == {other}
+    assert {passage.document_id for passage in store.search(vector, TEXTS[0], documents=[one, other])} == {one, other}
+    assert store.search(vector, TEXTS[0], documents=[one], domain="b") == []
+    assert store.search(vector, TEXTS[0], documents=[]) == []
+
+
+def test_each_candidate_is_scored_by_both_searches(store: EdgeStore, embedder: Embedder) -> None:
+    """Also where only one of them would have found it; no word in common is no BM25 score. The fused scores are in order, 0 to 1."""
+    question = "the blocked pump"
+    vector = embedder.embed_query(question)
+    found = store.search(vector, question, domain="a", limit=3, candidates=1)
+    assert found[0].text == TEXTS[2]
+    everything = store.search(vector, question, domain="a", limit=3, candidates=50)
+    cosines = embedder.embed_passages(TEXTS) @ vector
+    assert {p.text: p.scores.dense for p in everything} == pytest.approx(dict(zip(TEXTS, cosines.tolist(), strict=True)), abs=1e-5)
+    assert [p.text for p in everything if p.scores.bm25] == [TEXTS[2]]
+    assert [p.score for p in everything] == sorted((p.score for p in everything), reverse=True)
+    assert (everything[0].score, everything[-1].score) == pytest.approx((1.0, 0.0))
+
+
+def test_what_has_the_words_of_a_literal_is_among_the_passages(store: EdgeStore, embedder: Embedder) -> None:
+    """Beyond the limit, though neither search of the question itself has it among its candidates."""
+    question = "Where do cats sleep on mats?"
+    vector = embedder.embed_query(question)
+    assert [p.text for p in store.search(vector, question, limit=1, candidates=1)] == [TEXTS[1]]
+    found = store.search(vector, question, limit=1, candidates=1, literals=["E4711", "the"])
+    assert [p.text for p in found] == [TEXTS[1], TEXTS[2]]
+
+
 def test_counts_vectors_and_ids(store: EdgeStore, embedder: Embedder) -> None:
     """What the pipeline asks before it writes."""
     one = document("a/one.txt")
