@@ -1,6 +1,6 @@
 """Conversations: questions with their answers and sources, whose they are, and when they are forgotten. SQLite: `rag/db.py`.
 
-    open -> history -> (rag/answer.py answers) -> keep -> read, search, rename, judge -> delete, expire, forget a document
+    draft, history -> (rag/answer.py answers, rag/keeping.py listens) -> keep -> read, search, rename, judge -> delete, expire
 
 A conversation belongs to its `owner`, and exists for nobody else: the id of another one's is unknown. What it holds of a document
 goes with the document: `rag/exchange.py`. As Markdown, JSON and as an evaluation set: `rag/transcript.py`.
@@ -8,28 +8,24 @@ goes with the document: `rag/exchange.py`. As Markdown, JSON and as an evaluatio
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import contextlib
 import dataclasses
 import json
-import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rag import prompt
 from rag.db import Database
 from rag.errors import InvalidInput, UnknownConversation
-from rag.exchange import Exchange, Json, Thumb, mentioned, moved, repeating, runs, without
-from rag.records import Citation, Done, Event, PassagesFound, Token, Turn, Withdrawn
-
-log = logging.getLogger(__name__)
+from rag.exchange import Exchange, Json, Thumb, inherited, mentioned, moved, repeating, runs, without
+from rag.records import Document, Turn
 
 # Each brings the schema from version i to i + 1; never edit one that was released, append.
 MIGRATIONS = (
@@ -60,6 +56,7 @@ MIGRATIONS = (
         document_id TEXT NOT NULL,
         conversation_id TEXT NOT NULL,
         number INTEGER NOT NULL,
+        content TEXT NOT NULL,
         PRIMARY KEY (document_id, conversation_id, number),
         FOREIGN KEY (conversation_id, number) REFERENCES turns ON DELETE CASCADE
     ) STRICT, WITHOUT ROWID;
@@ -146,10 +143,30 @@ class Draft:
     citations: list[Json] = field(default_factory=list)
 
 
+class Index(Protocol):
+    """What is known of documents: a document's content goes by a name, the same for two documents of a domain with equal bytes."""
+
+    def content(self, document_id: str) -> str | None:
+        """The name of a document's content; None if it is not in the index."""
+
+    def holder(self, content: str) -> Document | None:
+        """A document with that content."""
+
+
+class _NoIndex:
+    """Knows of no document that it is gone."""
+
+    def content(self, document_id: str) -> str | None:
+        return document_id
+
+    def holder(self, content: str) -> Document | None:
+        return None
+
+
 class Conversations:
     """The kept conversations at `path`, or none kept: then they are in memory, few, and gone an hour after their last question.
 
-    `exists` says whether a document is in the index: what was deleted while its answer was written is not kept. Safe from any thread;
+    Of a document that is not in the `index` nothing is kept, also if it went while its answer was written. Safe from any thread;
     blocks for as long as SQLite writes. Raises `DatabaseBroken`.
     """
 
@@ -158,12 +175,12 @@ class Conversations:
         path: Path | None,
         *,
         expire_days: int = 0,
-        exists: Callable[[str], bool] = lambda _: True,
+        index: Index | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.kept = path is not None
         self._db = Database(path, MIGRATIONS)
-        self._exists = exists
+        self._index: Index = index or _NoIndex()
         self._clock = clock
         self._lasting_s = expire_days * 86_400.0 if self.kept else _TRANSIENT_S
         self._expired_at = 0.0
@@ -295,9 +312,9 @@ class Conversations:
             exchange = dataclasses.replace(asked, number=number)
             # Looked up within the transaction: a document that goes after this finds the turn, and takes its part along.
             for document in mentioned(exchange):
-                if not self._exists(document):
+                if self._index.content(document) is None:
                     exchange = without(exchange, document)
-            _put(connection, draft.conversation_id, exchange)
+            self._put(connection, draft.conversation_id, exchange)
             title = (row and row[0]) or _cut(draft.question, _TITLE_CHARS)
             connection.execute("UPDATE conversations SET updated_at = ?, title = ? WHERE id = ?", (now, title, draft.conversation_id))
             if not self.kept:
@@ -374,7 +391,7 @@ class Conversations:
         return self._clock() - self._lasting_s if self._lasting_s else 0.0
 
     def forget_document(self, document_id: str) -> int:
-        """Remove all that is kept of a document that was deleted; how many turns that were.
+        """Remove all that is kept of a document that was deleted; how many turns that were. If it was renamed, the sources follow it.
 
         Its passages and quotes go, and so do the answers that cite it or were made with a passage of it in the prompt, and later answers
         of the conversation that repeat such a one: they are the document's words. Questions stay: they are the person's own. The files
@@ -387,7 +404,7 @@ class Conversations:
         def write(connection: sqlite3.Connection) -> int:
             changed = 0
             for (id,) in connection.execute(sql, (document_id,)).fetchall():
-                changed += _forget_in(connection, id, document_id)
+                changed += self._forget_in(connection, id, document_id)
             connection.execute("UPDATE due SET forgetting = 1")
             return changed
 
@@ -395,7 +412,7 @@ class Conversations:
 
     def forget_missing(self) -> int:
         """`forget_document` for each document that is no longer in the index; how many documents. For after a look at the whole folder."""
-        missing = [id for (id,) in self._db.read("SELECT DISTINCT document_id FROM mentions") if not self._exists(id)]
+        missing = [id for (id,) in self._db.read("SELECT DISTINCT document_id FROM mentions") if self._index.content(id) is None]
         for id in missing:
             self.forget_document(id)
         return len(missing)
@@ -412,13 +429,16 @@ class Conversations:
         if text is None:
             return
 
+        content = self._index.content(document_id) or ""
+
         def write(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE mentions SET content = ? WHERE document_id = ?", (content, document_id))
             for id, number in connection.execute(sql, (document_id,)).fetchall():
                 row = connection.execute(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? AND number = ?", (id, number)).fetchone()
                 before = _exchange(row)
                 after = moved(before, document_id, text)
                 if after != before:
-                    _put(connection, id, after)
+                    self._put(connection, id, after)
                     connection.execute("UPDATE due SET forgetting = 1")
 
         self._db.write(write)
@@ -440,51 +460,49 @@ class Conversations:
             self.forget_due()
         self._db.close()
 
+    def _put(self, connection: sqlite3.Connection, id: str, exchange: Exchange) -> None:
+        """Write a turn, in place of the one of that number."""
+        e = exchange
+        found, done = json.dumps(e.found, ensure_ascii=False), json.dumps(e.done, ensure_ascii=False)
+        values = (e.number, e.asked_at, e.question, e.domain, found, e.answer, done, e.thumb, e.reason, e.gone)
+        connection.execute("DELETE FROM turns WHERE conversation_id = ? AND number = ?", (id, e.number))
+        connection.execute(f"INSERT INTO turns (conversation_id, {_TURN}) VALUES (?{', ?' * len(values)})", (id, *values))
+        mentions = [(document, id, e.number, self._index.content(document) or "") for document in mentioned(e)]
+        connection.executemany("INSERT INTO mentions VALUES (?, ?, ?, ?)", mentions)
+
+    def _forget_in(self, connection: sqlite3.Connection, id: str, document_id: str) -> int:
+        """Take a document out of a conversation; how many turns it changed."""
+        rows = connection.execute(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? ORDER BY number", (id,)).fetchall()
+        known = dict(
+            connection.execute("SELECT number, content FROM mentions WHERE conversation_id = ? AND document_id = ?", (id, document_id))
+        )
+        changed = 0
+        any_emptied = False
+        taken: set[tuple[str, ...]] = set()
+        for before in map(_exchange, rows):
+            after = before
+            if before.number in known:
+                heir = self._index.holder(known[before.number])
+                after = without(before, document_id) if heir is None else inherited(before, document_id, heir)
+                if after.answer != before.answer:
+                    any_emptied = True
+                    taken |= runs(before.answer)
+            elif taken:
+                after = repeating(before, taken)
+            if any_emptied and after.found.get("searched_for") not in (None, "", after.question):
+                # Made from the turns before it.
+                after = dataclasses.replace(after, found={**after.found, "searched_for": ""})
+            if after != before:
+                self._put(connection, id, after)
+                changed += 1
+        return changed
+
     def _row(self, id: str, owner: str | None) -> tuple[str, str, float, float]:
         sql = "SELECT id, title, created_at, updated_at, owner FROM conversations WHERE id = ? AND updated_at >= ?"
         rows = self._db.read(sql, (id, self._oldest()))
         if not rows or owner not in (None, rows[0][4]):
             raise UnknownConversation("There is no such conversation.", "List them with GET /rag/conversations, or begin one.")
         return rows[0][:4]  # type: ignore[return-value]
-
-
-async def keeping(events: AsyncGenerator[Event, None], draft: Draft, conversations: Conversations) -> AsyncGenerator[Event, None]:
-    """An answer's events, with the turn kept before `Done` is given on; who leaves earlier keeps what was said until then.
-
-    `Done` carries the conversation's id, or none if the turn could not be kept: an answer is not lost for its record.
-    """
-    kept = False
-    try:
-        async with contextlib.aclosing(events):
-            async for event in events:
-                if isinstance(event, PassagesFound):
-                    draft.found = dataclasses.asdict(event)
-                elif isinstance(event, Token):
-                    draft.said.append(event.text)
-                elif isinstance(event, Citation):
-                    draft.citations.append(dataclasses.asdict(event))
-                elif isinstance(event, Withdrawn):
-                    draft.said, draft.citations = [], []
-                elif isinstance(event, Done):
-                    kept = True
-                    done = dataclasses.asdict(dataclasses.replace(event, conversation_id=None))
-                    is_there = await _keep(conversations, draft, done)
-                    event = dataclasses.replace(event, conversation_id=draft.conversation_id if is_there else None)
-                yield event
-    except (asyncio.CancelledError, GeneratorExit):
-        if not kept:
-            stopped = {"answer": "".join(draft.said), "refused": False, "citations": draft.citations, "finish_reason": "stopped"}
-            await _keep(conversations, draft, stopped)
-        raise
-
-
-async def _keep(conversations: Conversations, draft: Draft, done: Json) -> bool:
-    try:
-        # Shielded: who leaves while it is written leaves a whole turn.
-        return await asyncio.shield(asyncio.to_thread(conversations.keep, draft, done))
-    except sqlite3.Error:
-        log.exception("a turn could not be kept")
-        return False
 
 
 def new_id() -> str:
@@ -501,16 +519,6 @@ _TURN = "number, asked_at, question, domain, found, answer, done, thumb, reason,
 def _exchange(row: Sequence[Any]) -> Exchange:
     number, asked_at, question, domain, found, answer, done, thumb, reason, gone = row
     return Exchange(number, asked_at, question, domain, json.loads(found), answer, json.loads(done), thumb, reason, gone)
-
-
-def _put(connection: sqlite3.Connection, id: str, exchange: Exchange) -> None:
-    """Write a turn, in place of the one of that number."""
-    e = exchange
-    found, done = json.dumps(e.found, ensure_ascii=False), json.dumps(e.done, ensure_ascii=False)
-    values = (e.number, e.asked_at, e.question, e.domain, found, e.answer, done, e.thumb, e.reason, e.gone)
-    connection.execute("DELETE FROM turns WHERE conversation_id = ? AND number = ?", (id, e.number))
-    connection.execute(f"INSERT INTO turns (conversation_id, {_TURN}) VALUES (?{', ?' * len(values)})", (id, *values))
-    connection.executemany("INSERT INTO mentions VALUES (?, ?, ?)", [(document, id, e.number) for document in mentioned(e)])
 
 
 def _create(connection: sqlite3.Connection, id: str, owner: str, title: str, now: float) -> None:
@@ -550,27 +558,3 @@ def _decode_cursor(cursor: str) -> tuple[float, str]:
     except (ValueError, TypeError, binascii.Error):
         raise InvalidInput("The cursor is not one of ours.", "Take `next_cursor` of the page before, as it is.") from None
     return float(at), id
-
-
-def _forget_in(connection: sqlite3.Connection, id: str, document_id: str) -> int:
-    """Take a document out of a conversation; how many turns it changed."""
-    rows = connection.execute(f"SELECT {_TURN} FROM turns WHERE conversation_id = ? ORDER BY number", (id,)).fetchall()
-    changed = 0
-    any_emptied = False
-    taken: set[tuple[str, ...]] = set()
-    for before in map(_exchange, rows):
-        after = before
-        if document_id in mentioned(before):
-            after = without(before, document_id)
-            if after.answer != before.answer:
-                any_emptied = True
-                taken |= runs(before.answer)
-        elif taken:
-            after = repeating(before, taken)
-        if any_emptied and after.found.get("searched_for") not in (None, "", after.question):
-            # Made from the turns before it.
-            after = dataclasses.replace(after, found={**after.found, "searched_for": ""})
-        if after != before:
-            _put(connection, id, after)
-            changed += 1
-    return changed

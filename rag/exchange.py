@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rag.records import Document
+
 Json = dict[str, Any]
 Thumb = Literal["up", "down"]
 
@@ -97,6 +99,23 @@ def runs(text: str) -> set[tuple[str, ...]]:
     if 3 <= len(words) < _RUN:
         return {tuple(words)}
     return {tuple(words[n : n + _RUN]) for n in range(len(words) - _RUN + 1)}
+
+
+def inherited(exchange: Exchange, document_id: str, heir: Document) -> Exchange:
+    """The turn with a document's passages and citations given to another document with the same text: it was renamed."""
+
+    def given(items: Collection[Json]) -> list[Json]:
+        names = {"document_id": heir.id, "domain": heir.domain, "path": heir.path, "title": heir.title}
+        return [
+            {**item, **{name: value for name, value in names.items() if name in item}} if item["document_id"] == document_id else item
+            for item in items
+        ]
+
+    found, done = dict(exchange.found), dict(exchange.done)
+    for of, name in ((found, "passages"), (done, "citations")):
+        if name in of:
+            of[name] = given(of[name])
+    return dataclasses.replace(exchange, found=found, done=done)
 
 
 def moved(exchange: Exchange, document_id: str, text: str) -> Exchange:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from rag import golden, prompt, transcript
-from rag.conversations import Conversations, Erased, keeping
+from rag.conversations import Conversations, Erased
 from rag.errors import InvalidInput, UnknownConversation
-from rag.records import Citation, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage, document_id
+from rag.keeping import keeping
+from rag.records import Citation, Document, Done, Event, Passage, PassagesFound, Timings, Token, Turn, Usage, document_id
+from tests.conftest import document
 
 FEE = "The library asks a fee of seven florins for each lost book."
 HOURS = "The reading room opens at nine and closes at six on all working days."
@@ -45,8 +47,8 @@ class Answer:
         """As `rag.answer.answer` gives them."""
         left_out = tuple(one.chunk_id for one in self.passages[len(self.passages) - self.unread :])
         yield PassagesFound(self.passages, self.searched_for or question, left_out)
-        for word in self.text.split(" "):
-            yield Token(word if word is self.text.split(" ")[0] else f" {word}")
+        for n, word in enumerate(self.text.split(" ")):
+            yield Token(f" {word}" if n else word)
         for one in self.citations:
             yield one
         yield Done(self.text, self.refused, self.citations, Usage(9, 8, 7), Timings(1.0, 0.0, 2.0, 3.0), "scripted")
@@ -54,6 +56,22 @@ class Answer:
 
 FEE_ANSWER = Answer(FEE, (passage("fees", FEE), passage("hours", HOURS)), (citation("fees", FEE),), unread=1)
 REFUSAL = Answer(prompt.REFUSAL, (passage("hours", HOURS),), refused=True)
+
+
+@dataclasses.dataclass
+class Shelf:
+    """An index: document id -> content. What is renamed stands on it under another id."""
+
+    contents: dict[str, str]
+    renamed: dict[str, Document] = dataclasses.field(default_factory=dict)
+
+    def content(self, document_id: str) -> str | None:
+        """What a document holds."""
+        return self.contents.get(document_id)
+
+    def holder(self, content: str) -> Document | None:
+        """What was renamed."""
+        return self.renamed.get(content)
 
 
 @pytest.fixture
@@ -313,15 +331,37 @@ def test_a_passage_that_was_not_read_leaves_the_answer(kept: Conversations) -> N
 
 def test_a_document_that_goes_while_its_answer_is_written_is_not_kept(tmp_path: Path) -> None:
     """Nor is one that went while the service was down, once the folder was looked at."""
-    there = set(DOCUMENTS.values())
-    conversations = Conversations(tmp_path / "c.db", exists=there.__contains__)
-    there.remove(DOCUMENTS["fees"])
+    there = Shelf(dict.fromkeys(DOCUMENTS.values(), FEE))
+    conversations = Conversations(tmp_path / "c.db", index=there)
+    del there.contents[DOCUMENTS["fees"]]
     id = begun(conversations, "cost?", FEE_ANSWER)
     [turn] = conversations.read(id, "").turns
     assert (turn.answer, turn.gone) == ("", 1)
-    there.clear()
+    there.contents.clear()
     assert conversations.forget_missing() == 1
     assert conversations.read(id, "").turns[0].found["passages"] == []
+    conversations.close()
+
+
+def test_sources_follow_a_renamed_document(tmp_path: Path) -> None:
+    """Its old id is gone, its text is not: the answer stays, and its quotes open where the text is now, the next time too."""
+    shelf = Shelf({DOCUMENTS["fees"]: FEE, DOCUMENTS["hours"]: HOURS})
+    conversations = Conversations(tmp_path / "c.db", index=shelf)
+    id = begun(conversations, "cost?", FEE_ANSWER)
+    for name in ("costs", "prices"):
+        old = conversations.turn(id, "", 1).done["citations"][0]["document_id"]
+        heir = dataclasses.replace(document(f"house/{name}.md"), title=name.title())
+        shelf.contents[heir.id] = shelf.contents.pop(old)
+        shelf.renamed[FEE] = heir
+        assert conversations.forget_document(old) == 1
+        turn = conversations.turn(id, "", 1)
+        assert (turn.answer, turn.gone) == (FEE, 0)
+        cited, found = turn.done["citations"][0], turn.found["passages"][0]
+        assert (cited["document_id"], cited["path"]) == (heir.id, f"house/{name}.md")
+        assert (found["document_id"], found["path"], found["title"]) == (heir.id, f"house/{name}.md", name.title())
+    shelf.renamed.clear()
+    assert conversations.forget_document(heir.id) == 1
+    assert conversations.turn(id, "", 1).answer == ""
     conversations.close()
 
 
