@@ -7,6 +7,7 @@ Loading models takes seconds, so `start` returns at once and `/ready` says what 
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import mimetypes
 import sqlite3
@@ -27,10 +28,13 @@ from rag.engines import Engines
 from rag.errors import Broken, InvalidInput, NotReady, ReadingRoomError
 from rag.metrics import Metrics
 from rag.records import Document, Failure, document_id
-from rag.settings import Settings
+from rag.rerank import Reranker
+from rag.settings import Rerank, Settings
 from rag.store import EdgeStore
+from server.access import Access
 from server.activity import Activity, Bulk
 from server.lock import DataDirLock
+from server.scopes import Caller
 from server.stream import Broadcast
 
 if TYPE_CHECKING:
@@ -75,6 +79,26 @@ class Ingesting:
     """Deleted chunks whose bytes may still lie in the store's files."""
 
 
+class _Contents:
+    """The ledger, as conversations look at it: a content is a domain, bytes, and how they were read."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def content(self, document_id: str) -> str | None:
+        row = self._ledger.row(document_id)
+        if row is None or row.deleting:
+            return None
+        return json.dumps([row.domain, row.sha256, row.media_type, row.fingerprint])
+
+    def holder(self, content: str) -> Document | None:
+        if not content:
+            return None
+        domain, sha256, media_type, fingerprint = json.loads(content)
+        row = self._ledger.twin(sha256, media_type, fingerprint) if sha256 and fingerprint else None
+        return self._ledger.document(row.id) if row is not None and row.domain == domain else None
+
+
 class ReadingRoom:
     """A running service without its HTTP. `start`, use, `stop`; raises `StoreLocked` if the data directory is in use."""
 
@@ -85,7 +109,10 @@ class ReadingRoom:
         self.engines = Engines(settings.engine, settings.data_dir)
         self.ledger: Ledger | None = None
         self._conversations: Conversations | None = None
+        self.access: Access | None = None
+        """Who may do what; None where nobody is served."""
         self.embedder: Embedder | None = None
+        self.reranker: Reranker | None = None
         self.store: EdgeStore | None = None
         self.pipeline: Pipeline | None = None
         self.ingester: Ingester | None = None
@@ -116,6 +143,8 @@ class ReadingRoom:
         try:
             self.ledger = Ledger(self.settings.data_dir / "ledger.db")
             self._conversations = self._open_conversations(self.ledger)
+            if watch:
+                self.access = Access(self.settings)
         except BaseException:
             if self.ledger is not None:
                 self.ledger.close()
@@ -129,7 +158,7 @@ class ReadingRoom:
     def _open_conversations(self, ledger: Ledger) -> Conversations:
         kept = self.settings.conversations
         path = self.settings.data_dir / "conversations.db" if kept.keep else None
-        return Conversations(path, expire_days=kept.expire_days, exists=lambda id: ledger.document(id) is not None)
+        return Conversations(path, expire_days=kept.expire_days, index=_Contents(ledger))
 
     def _launch(self, name: str, load: Callable[[], None]) -> None:
         thread = threading.Thread(target=load, name=f"load-{name}", daemon=True)
@@ -200,7 +229,7 @@ class ReadingRoom:
             self._tell_conversations(change.id, status)
         seconds = self.activity.note(change.id, change.path, status)
         if isinstance(change, Document):
-            self.broadcast.publish("document", change, key=change.id)
+            self.broadcast.publish("document", change, key=change.id, domain=change.domain)
             if status == "failed" and change.error is not None:
                 self.metrics.parse_failures.labels(change.error.code).inc()
             elif status == "indexed" and seconds is not None:
@@ -208,7 +237,7 @@ class ReadingRoom:
                 saved = change.modified_at
                 self.metrics.answerable.observe(max(0.0, time.time() - saved) if saved > self._began else seconds)
         else:
-            self.broadcast.publish("removed", change, key=change.id)
+            self.broadcast.publish("removed", change, key=change.id, domain=change.domain)
         bulk, now = self.activity.bulk, time.monotonic()
         if now - self._told >= _BULK_SECONDS or not bulk.waiting:
             self._told = now
@@ -241,9 +270,16 @@ class ReadingRoom:
             self.store.close()
         if self._conversations is not None:
             self._conversations.close()
+        if self.access is not None:
+            self.access.close()
         if self.ledger is not None:
             self.ledger.close()
             self.lock.release()
+
+    def note(self, caller: Caller, act: str, target: str = "", **details: object) -> None:
+        """An administrative act for the audit log (`server/audit.py`). Blocks for milliseconds."""
+        if self.access is not None:
+            self.access.note(caller, act, target, **details)
 
     def wait(self) -> None:
         """Block until everything that was started is loaded. Raises what failed."""
@@ -315,7 +351,17 @@ class ReadingRoom:
                 if part in self._failed:
                     raise self._failed[part]
             raise NotReady("The embedding model is still loading.", "Try again in a few seconds; `/ready` says when.")
-        return Library(self.settings, self.embedder, self.store, self.engines, self.ledger.text, self.metrics, self._executor)
+        return Library(
+            self.settings,
+            self.embedder,
+            self.store,
+            self.engines,
+            self.ledger.text,
+            self.metrics,
+            self._executor,
+            self.ledger.matching,
+            self.reranker,
+        )
 
     @property
     def documents(self) -> Ledger:
@@ -421,6 +467,20 @@ def bulk_fields(bulk: Bulk) -> dict[str, object]:
         "elapsed_s": round(bulk.elapsed_s, 1),
         "left_s": None if left is None else round(left, 1),
     }
+
+
+def _second_look(settings: Rerank) -> Reranker | None:
+    """The reranker; None if there is to be none. Without the one that comes along answers are less good, which is better than none;
+    one that somebody chose must be there. Raises `ModelUnusable` and `MissingPackage` for that one."""
+    if not settings.model:
+        return None
+    try:
+        return Reranker(settings)
+    except ReadingRoomError as error:
+        if settings.model != Rerank().model:
+            raise
+        log.warning("Passages are not looked at again: %s %s", error.message, error.remedy)
+        return None
 
 
 def _presentable(error: Exception) -> ReadingRoomError:

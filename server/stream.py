@@ -169,21 +169,25 @@ class Broadcast:
     def __init__(self) -> None:
         self._listeners: set[_Listener] = set()
 
-    def publish(self, name: str, data: object, *, key: str) -> None:
-        """Send an event to all; `key` is what it is about. From any thread; never blocks."""
+    def publish(self, name: str, data: object, *, key: str, domain: str | None = None) -> None:
+        """Send an event to all who see its domain, or everything where it has none; `key` is what it is about.
+
+        From any thread; never blocks.
+        """
         if self._listeners:
             message = sse(name, data)
             for listener in tuple(self._listeners):
-                listener.put(key, message)
+                if listener.domains is None or domain in listener.domains:
+                    listener.put(key, message)
 
     def close(self) -> None:
         """End every listener's stream: the service stops. In the event loop."""
         for listener in self._listeners:
             listener.close()
 
-    async def listen(self, hello: Callable[[], bytes]) -> AsyncGenerator[bytes, None]:
-        """What `hello` says, then every event since it was asked, until `close`. `hello` runs in a thread."""
-        listener = _Listener(asyncio.get_running_loop())
+    async def listen(self, hello: Callable[[], bytes], domains: frozenset[str] | None = None) -> AsyncGenerator[bytes, None]:
+        """What `hello` says (in a thread), then every event since it was asked, until `close`; of these domains alone, if given."""
+        listener = _Listener(asyncio.get_running_loop(), domains)
         self._listeners.add(listener)
         try:
             # Asked after the listener is there: what happens in between is said twice rather than not at all.
@@ -197,7 +201,8 @@ class Broadcast:
 class _Listener:
     """What waits for one reader. `put` is for any thread, the rest for the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, domains: frozenset[str] | None) -> None:
+        self.domains = domains
         self._loop = loop
         self._lock = threading.Lock()
         self._waiting: dict[object, bytes] = {}

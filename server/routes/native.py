@@ -27,9 +27,10 @@ from litestar.response import File, Stream
 from rag import answer as path_of_a_question
 from rag import filters
 from rag.answer import Question
-from rag.conversations import Conversations, Draft, keeping
+from rag.conversations import Conversations, Draft
 from rag.domains import read_domains
 from rag.errors import Forbidden, InvalidInput, UnknownDocument
+from rag.keeping import keeping
 from rag.records import Document, Done, Event, Passage, Turn
 from server.activity import Bulk
 from server.app import ReadingRoom, bulk_fields
