@@ -17,7 +17,7 @@ from litestar import Request, Response, get
 
 MAIN = Path(__file__).parent / "web" / "widget" / "main.js"
 
-_IMPORT = re.compile(r"""^import \{[^}]*\} from "(\.{1,2}/[^"]+)";\n""", re.MULTILINE)
+_IMPORT = re.compile(r"""^import \{(?:(?! as )[\w$, ])*\} from "(\.{1,2}/[^"]+)";\n""", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const|let)\b)", re.MULTILINE)
 _DEFINED = re.compile(r"^(?:async )?(?:function\*?|class|const|let) ([\w$]+)", re.MULTILINE)
 # Whole lines only: within a line it could be part of a string.
@@ -25,7 +25,7 @@ _COMMENT = re.compile(r"^[ \t]*(?:/\*\*(?:(?!\*/).)*\*/|//[^\n]*)\n", re.MULTILI
 _LEFT = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
 
 # The file is public and the same for everybody. It is loaded by pages of other origins, also with `integrity`, which needs CORS.
-_HEADERS = {
+HEADERS = {
     "Cache-Control": "public, max-age=300",
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
@@ -56,7 +56,7 @@ def _collect(path: Path, modules: dict[Path, str], importing: tuple[Path, ...]) 
     text = _EXPORT.sub("", _IMPORT.sub("", text))
     if left := _LEFT.search(text):
         raise ValueError(f"{path.name}: this import or export cannot be joined: {left[0]}")
-    modules[path] = re.sub(r"\n{2,}", "\n", text)
+    modules[path] = re.sub(r"\n{2,}", "\n", text.lstrip("\n"))
 
 
 @cache
@@ -69,7 +69,7 @@ def _script() -> tuple[bytes, str]:
 async def widget(request: Request[Any, Any, Any]) -> Response[bytes]:
     """The script. What it asks of the server, and for whom, is between the page's key and `POST /rag/ask`."""
     body, tag = _script()
-    headers = {**_HEADERS, "ETag": tag}
+    headers = {**HEADERS, "ETag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(b"", status_code=304, headers=headers)
     return Response(body, media_type="text/javascript; charset=utf-8", headers=headers)

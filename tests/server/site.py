@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from server.stream import sse
-from server.widget import joined
+from server.widget import HEADERS, joined
 
 Step = bytes | threading.Event
 """Bytes are sent as they are; an event is waited for."""
@@ -143,7 +143,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             site.requests.append(self.path)
             if self.path == "/widget.js":
-                self._send(200, joined().encode(), {"Content-Type": "text/javascript; charset=utf-8"})
+                self._send(200, joined().encode(), {"Content-Type": "text/javascript; charset=utf-8", **HEADERS})
             elif self.path in site.pages:
                 text, headers = site.pages[self.path]
                 self._send(200, text.encode(), {"Content-Type": "text/html; charset=utf-8", **headers})

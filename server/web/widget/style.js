@@ -173,6 +173,8 @@ th { background: var(--well); font-weight: 600; }
 .box { display: flex; align-items: flex-end; gap: 6px; padding: 4px; padding-inline-start: 12px; border: 1px solid var(--edge); border-radius: 22px; }
 .box:focus-within { border-color: var(--ink); outline: 1px solid var(--ink); }
 textarea { flex: 1; min-width: 0; max-height: 8em; min-height: 36px; padding: 6px 0; border: 0; background: none; outline: none; resize: none; font-size: max(1em, 16px); line-height: 24px; overflow-y: auto; scrollbar-width: thin; }
+textarea:focus-visible { outline: none; }
+textarea:placeholder-shown { direction: inherit; unicode-bidi: isolate; }
 textarea::placeholder { color: var(--soft); opacity: 1; }
 .round { display: grid; place-items: center; flex: none; width: 36px; height: 36px; border-radius: 50%; background: var(--accent); color: var(--on-accent); }
 .round:disabled { background: var(--well); color: var(--soft); }

@@ -158,7 +158,7 @@ export class Turn {
     status.hidden = record.state !== "asking" || Boolean(record.text);
     status.lastChild.textContent = this.#status;
     answer.hidden = record.refused || !record.text;
-    if (!answer.hidden) this.#drawAnswer();
+    this.#drawAnswer(answer.hidden ? "" : record.text);
     notes.replaceChildren(...this.#notes());
     const cited = record.refused ? [] : this.#cited();
     const key = JSON.stringify(cited.map(({ number, document_id, before }) => [number, document_id, before.length]));
@@ -170,8 +170,8 @@ export class Turn {
   }
 
   /** Blocks that did not change keep their elements, and with them a selection and the focus. */
-  #drawAnswer() {
-    const { text, citations, unsupported, links } = this.record;
+  #drawAnswer(text) {
+    const { citations, unsupported, links } = this.record;
     const shown = clean(text);
     const edges = placeUnsupported(shown, unsupported).flatMap(({ from, to }) => [{ at: from, number: OPENS }, { at: to, number: CLOSES }]);
     const markers = [...placeMarkers(shown, citations), ...edges].sort((one, other) => one.at - other.at);
