@@ -35,6 +35,8 @@ from server.measured import open_local, placed
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+_AT_A_TIME = 4
+
 _MOST_SWAPS = 2
 """Of a kind, of one sentence."""
 
@@ -53,17 +55,23 @@ class Case:
 
 async def ask(items: Sequence[Item], room: ReadingRoom, adapter: str | None) -> list[Case]:
     """All of the given answers."""
-    cases = []
-    for n, item in enumerate(items, 1):
-        passages: tuple[Passage, ...] = ()
-        async for event in answer(Question(item.question, item.domain, adapter=adapter), room.library):
-            if isinstance(event, PassagesFound):
-                passages = tuple(passage for passage in event.passages if passage.chunk_id not in event.left_out)
-            elif isinstance(event, Done) and not event.refused:
-                cases.append(checked(item, passages, event, room))
-        print(f"\r{n} of {len(items)}", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    return cases
+    given: list[tuple[Item, tuple[Passage, ...], Done]] = []
+    waiting = iter(items)
+
+    async def work() -> None:
+        for item in waiting:
+            passages: tuple[Passage, ...] = ()
+            async for event in answer(Question(item.question, item.domain, adapter=adapter), room.library):
+                if isinstance(event, PassagesFound):
+                    passages = tuple(passage for passage in event.passages if passage.chunk_id not in event.left_out)
+                elif isinstance(event, Done) and not event.refused:
+                    given.append((item, passages, event))
+            print(f"{item.id}: {len(given)} answers", file=sys.stderr, flush=True)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_AT_A_TIME):
+            group.create_task(work())
+    return [checked(*each, room) for each in given]
 
 
 def citer(item: Item, passages: Sequence[Passage], room: ReadingRoom) -> Citer:
