@@ -70,16 +70,9 @@ class Cutting:
     """Tokens that a chunk repeats of the one before it in the same section, from a sentence's beginning."""
     headings: bool = True
     """The heading path is embedded with the chunk."""
-    lead: bool = False
-    """A short first line of a plain text, with a blank line below, is its heading."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.tokens} tokens"
-            + (f", overlap {self.overlap}" if self.overlap else "")
-            + ("" if self.headings else ", no headings")
-            + (", lead" if self.lead else "")
-        )
+        return f"{self.tokens} tokens" + (f", overlap {self.overlap}" if self.overlap else "") + ("" if self.headings else ", no headings")
 
 
 @dataclass(slots=True)
@@ -190,8 +183,6 @@ def load(name: str, cutting: Cutting, embedder: Embedder, vectors: Vectors, data
         domain, _, below = file.path.partition("/")
         id = document_id(domain, below)
         parsed = parsing.parse(file.data, os.path.basename(file.path))
-        if cutting.lead and file.path.endswith(".txt"):
-            parsed = _with_lead(parsed)
         cut = chunk(id, parsed, embedder.count_tokens, embedder.token_spans, chunk_tokens=cutting.tokens, max_tokens=embedder.max_tokens)
         made = _overlapping(cut.chunks, parsed.text, cutting.overlap, embedder) if cutting.overlap else cut.chunks
         title = parsed.title or os.path.splitext(os.path.basename(file.path))[0]
@@ -204,15 +195,6 @@ def load(name: str, cutting: Cutting, embedder: Embedder, vectors: Vectors, data
     words = _words([sparse_text(documents[n], c) for n, c in zip(of, chunks, strict=True)], [item.question for item in items])
     asked = vectors.of([item.question for item in items], "question")
     return Bench(name, items, documents, chunks, of, vectors.of(embed_texts), asked, words, texts)
-
-
-def _with_lead(parsed: parsing.Parsed) -> parsing.Parsed:
-    first, *rest = parsed.blocks or [None]
-    line = parsed.text[first.start : first.end] if first else ""
-    if not rest or "\n" in line or len(line) > 200 or line.endswith((",", ";", ":")) or rest[0].end - rest[0].start <= len(line):
-        return parsed
-    heading = dataclasses.replace(first, kind="heading", level=1, label=line)
-    return dataclasses.replace(parsed, blocks=(heading, *rest), title=line)
 
 
 def _overlapping(chunks: Sequence[Chunk], text: str, overlap: int, embedder: Embedder) -> list[Chunk]:
@@ -501,13 +483,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sweep", nargs="+", choices=("cutting", "fusion", "bm25", "depth", "focus"), default=[])
     parser.add_argument("--share", type=float, default=0.5, help="the dense share where the others are swept (default: 0.5)")
     parser.add_argument("--tokens", type=int, nargs="+", default=[Ingest().chunk_tokens], help="chunk sizes")
-    parser.add_argument("--lead", action="store_true")
     parser.add_argument("--overlap", type=int, nargs="+", default=[0])
     parser.add_argument("--real", action="store_true", help="the chosen way, also on the real store")
     args = parser.parse_args(argv)
     embedder = Embedder(Embed())
     vectors = Vectors(args.cache, embedder)
-    cuttings = [Cutting(tokens, overlap, lead=args.lead) for tokens in args.tokens for overlap in args.overlap]
+    cuttings = [Cutting(tokens, overlap) for tokens in args.tokens for overlap in args.overlap]
     if "cutting" in args.sweep:
         cuttings.append(Cutting(args.tokens[0], headings=False))
     for cutting in cuttings:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from ingest.formats import NAMED, format_of, suffix_of
 from rag.errors import ParseFailed
 
-VERSION = 2
+VERSION = 3
 """Part of the pipeline's fingerprint: raise it when the text or the blocks of any format change."""
 
 MAX_CHARS = 64_000_000

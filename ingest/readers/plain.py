@@ -9,11 +9,13 @@ could not be quoted. The other formats of plain text are in `readers/markup.py`,
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import io
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from ingest.formats import suffix_of
@@ -87,11 +89,33 @@ def read_markdown(text: str, options: Options) -> Parsed:
 
 
 def read_text(text: str, options: Options) -> Parsed:
-    """Paragraphs between blank lines."""
+    """Paragraphs between blank lines. A first one that looks like a title is the heading of all."""
     blocks: list[Block] = []
     for match in PARAGRAPH.finditer(text):
         add_span(blocks, text, "paragraph", match.start(), match.end())
-    return Parsed(text, tuple(blocks), None)
+    title = _title(text, blocks)
+    if title is not None:
+        blocks[0] = dataclasses.replace(blocks[0], kind="heading", level=1, label=title)
+    return Parsed(text, tuple(blocks), title)
+
+
+_LONGEST_LEAD = 200
+"""Characters of a line that may be a text's title: of 5,183 papers of SciFact nearly all titles are shorter."""
+
+
+def _title(text: str, blocks: Sequence[Block]) -> str | None:
+    """The first paragraph, if it is one short line above a longer paragraph and does not lead into it, as `Dear Ann,` does.
+
+    So the passages further down know what they are about: SciFact, as files with a title above an abstract, BM25 alone, nDCG@10
+    .661 without, .676 with it, with a quarter fewer passages, since titles are none of their own (`bench/retrieval.py`, 2026-11-26).
+    """
+    if len(blocks) < 2:
+        return None
+    line = text[blocks[0].start : blocks[0].end]
+    leads_into = line.endswith((",", ";", ":")) or not any(map(str.isalpha, line))
+    if leads_into or "\n" in line or len(line) > _LONGEST_LEAD or blocks[1].end - blocks[1].start <= len(line):
+        return None
+    return " ".join(line.split())
 
 
 # It begins at a visible character, and no part is tried twice: a line of a million blanks takes no time.

@@ -95,6 +95,30 @@ def test_text_is_cut_at_blank_lines():
     assert kinds(parse(b"one\nline\n\n \n\n  two\n", "a.txt")) == [("paragraph", "one\nline"), ("paragraph", "two")]
 
 
+def test_a_first_line_that_looks_like_a_title_is_the_heading_of_a_plain_text():
+    """One short line above a longer paragraph, that does not lead into it; all that is below it knows it."""
+    parsed = parse(b"\nOf  pumps.\n\nA pump that is blocked stops.\n\nEnd.\n", "a.txt")
+    assert parsed.title == "Of pumps."
+    assert [(b.kind, b.level, b.label, parsed.text[b.start : b.end]) for b in parsed.blocks] == [
+        ("heading", 1, "Of pumps.", "Of  pumps."),
+        ("paragraph", None, "", "A pump that is blocked stops."),
+        ("paragraph", None, "", "End."),
+    ]
+    below = b"\n\nA paragraph that is rather longer than the line above it.\n"
+    for first in (
+        b"Dear Ann,",
+        b"Note:",
+        b"Two\nlines",
+        b"---",
+        b"2026-11-26",
+        b"long " * 60,
+        b"A line that is even longer than the paragraph that it stands above",
+    ):
+        parsed = parse(first + below, "a.txt")
+        assert (parsed.title, {b.kind for b in parsed.blocks}) == (None, {"paragraph"}), first
+    assert parse(b"Alone", "a.txt").title is None
+
+
 def test_an_empty_file_has_an_empty_text():
     for name in ("a.md", "a.txt", "a.csv", "a.html", "a.pdf", "a.docx"):
         assert parse(b"", name) == Parsed("", (), None)
