@@ -64,6 +64,7 @@ RULES: Mapping[str, Rule] = {
     "GET /static/{file_path}": _OWN,
     "GET /schema": _OWN,
     "GET /schema/{path}": _OWN,
+    "GET /schema/openapi.json": _OWN,
     "GET /widget.js": _PUBLIC,
     # The native calls.
     "GET /rag/domains": _for("ask", "search", "upload", limited=True),
