@@ -199,7 +199,7 @@ class _Graph:
 
     def constant(self, array: Any) -> str:
         name = f"c{len(self._constants)}"
-        self._constants.append(self._numpy.from_array(np.ascontiguousarray(array), name))
+        self._constants.append(self._numpy.from_array(np.asarray(array, order="C"), name))
         return name
 
     def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:

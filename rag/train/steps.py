@@ -24,7 +24,7 @@ SLOTS = 6
 """Passages of a query; the first is its own."""
 
 # Tokens that are read of the passages of a query: as a search reads them, whole, or as little as a lone sentence.
-_ROOMS = ((0.6, (72, 88, 96, 112)), (0.85, (LONGEST_TEXT,)), (1.0, (24, 40, 56)))
+_ROOMS = ((0.6, (56, 64, 72, 88, 104)), (0.85, (LONGEST_TEXT,)), (1.0, (24, 40, 56)))
 
 
 @dataclass(frozen=True, slots=True)

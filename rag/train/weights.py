@@ -58,7 +58,7 @@ def weights_of(folder: Path) -> dict[str, Array]:
 def save(arrays: Tensors, told: Mapping[str, Any], folder: Path) -> None:
     """As two files of float16 (each below 16 MiB) and `report.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(arrays)
+    names = sorted(arrays, key=lambda name: -arrays[name].size)  # halves of like size
     for n, some in enumerate((names[::2], names[1::2])):
         np.savez(folder / f"second-{n}.npz", **{name: arrays[name].astype(np.float16) for name in some})
     (folder / "report.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
