@@ -107,7 +107,7 @@ class Retrieve:
 
     passages: int = 4
     """Passages found for an answer, unless the call or the domain says otherwise."""
-    focus: float = 0.7
+    focus: float = 0.9
     """The model reads only passages that score at least this share of the best one; 0 gives it all of them."""
     candidates: int = 50
     """Candidates taken from each of the two searches before fusion."""
@@ -127,9 +127,9 @@ class Rerank:
     """The one that comes along; or the folder or name of a CrossEncoder of sentence-transformers on this machine. Empty: none."""
     candidates: int = 20
     """Passages that are looked at again, before the best of them are kept."""
-    weight: float = 0.5
+    weight: float = 0.3
     """Share of the second look in a passage's score, 0 to 1; the rest is the search's."""
-    tokens: int = 88
+    tokens: int = 64
     """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
     threads: int = 0
     """CPU threads; 0 is all cores."""

@@ -168,6 +168,8 @@ class ReadingRoom:
     def _load_index(self, watch: bool) -> None:
         part = "embedder"
         try:
+            # First the reranker: without it the library is there as soon as the embedder and the store are.
+            self.reranker = _second_look(self.settings.rerank)
             self.embedder = Embedder(self.settings.embed)
             part = "store"
             self.store = EdgeStore(self.settings.data_dir / "store", self.embedder.dimension, self.embedder.fingerprint)
