@@ -6,6 +6,8 @@
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+# Processes that share the tests and the cores, each file in one of them; 0 runs all in this one, as a debugger wants it.
+JOBS ?= 2
 
 candidates := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 pip = $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -28,7 +30,7 @@ venv: ## set up only; also repairs: installs again what is missing
 	@$(MAKE) --no-print-directory $(installed)
 
 test: $(test-extra) browser ## set up if needed, then run the tests (ARGS="tests/rag -k cite")
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 nightly: $(test-extra) browser ## every test, the slow ones too, and the bench
 	@$(VENV)/bin/python -m pytest -m "" $(ARGS)

@@ -16,6 +16,21 @@ from rag.records import Chunk, Document, chunk_id, document_id
 from rag.settings import Embed
 from rag.settings import Engine as EngineSettings
 
+
+def _own_cores() -> None:
+    """Beside other workers of pytest-xdist (`make test`), keep to a share of the cores, children included.
+
+    llama.cpp, torch and ONNX Runtime take as many threads as there are cores to them, and threads of several workers that wait for
+    each other on the same cores, spinning, take many times as long as one thread each.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(worker[2:]) % workers :: workers] or cores)
+
+
+_own_cores()  # before any of them is imported
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -41,8 +56,13 @@ def engine(models_dir: Path) -> Iterator[Engine]:
     engine.stop()
 
 
+_PATIENCE_S = 180.0
+"""What every wait has at least: what comes true ends it at once, and a machine that does other things takes ten times as long."""
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0, what: str = "the condition") -> Any:
-    """The condition's value once it is true. Fails after `seconds`."""
+    """The condition's value once it is true. Fails after `seconds`, and not before `_PATIENCE_S`: it is no measure of speed."""
+    seconds = max(seconds, _PATIENCE_S)
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"

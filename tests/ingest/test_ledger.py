@@ -191,7 +191,7 @@ def test_a_reader_that_stays_does_not_hold_up_the_scrubbing_for_long(ledger):
     ledger.stash({"two": b"2"}, "model")
     began = time.monotonic()
     assert not ledger.scrub()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25  # a statement waits 30 s for another process
     reader.close()
     assert ledger.scrub()
 

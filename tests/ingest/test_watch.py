@@ -88,7 +88,7 @@ def test_polling_follows_no_links(tmp_path):
     watcher = Watcher(corpora, Ingest(settle_ms=20, polling=True))
     starting = threading.Thread(target=watcher.start, daemon=True)
     starting.start()
-    starting.join(5)
+    starting.join(60)
     assert not starting.is_alive(), "the first look does not end"
     assert watcher.alive
     watcher.stop()
@@ -109,7 +109,7 @@ def test_whichever_thread_of_watchdog_dies_it_is_started_anew_and_nothing_is_mis
     observer = live.watcher._observer
     thread = {"observer": observer, "emitter": next(iter(observer.emitters)), "reader": live.watcher._inotify}[victim]
     thread.stop()
-    thread.join(5)
+    thread.join(60)
     assert not live.watcher.alive
     live.rig.write("guide/b.md", PAGE)
     live.becomes({"guide/a.md": "indexed", "guide/b.md": "indexed"})
@@ -135,7 +135,7 @@ def test_a_folder_that_is_not_there_is_not_an_empty_one(live, tmp_path):
     os.rename(live.rig.corpora, tmp_path / "away")
     (tmp_path / "away/guide/b.md").write_text(PAGE)
     (tmp_path / "away/guide/a.md").write_text("Another text.\n")
-    live.ingester.sync(None).result(15)
+    live.ingester.sync(None).result(60)
     assert live.rig.statuses() == {"guide/a.md": "indexed"}
     os.rename(tmp_path / "away", live.rig.corpora)
     live.becomes({"guide/a.md": "indexed", "guide/b.md": "indexed"})

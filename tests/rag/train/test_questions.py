@@ -29,7 +29,7 @@ def test_a_text_is_cut_without_loss(name: str) -> None:
 def test_no_passage_is_longer_than_a_chunk() -> None:
     """Many short paragraphs, one long one, and one without blanks, whose sentences end in the way of another script."""
     prose = " ".join(f"The lamp number {n} stands beside the door of the hall." for n in range(200))
-    for text in (prose, prose.replace(". ", ".\n\n"), "\n".join(["長い文章がここにあります。" * 40] * 6)):
+    for text in (prose, prose.replace(". ", ".\n\n"), "\n".join(["長い文章がここにあります。" * 40] * 12)):
         parts = questions.passages(text)
         assert len(parts) > 3
         assert max(len(part.split()) for part in parts) <= 150
@@ -69,7 +69,7 @@ def test_the_kinds_of_questions() -> None:
     found = {asked.question: asked.accepted for asked in pool.answerable}
     assert found["How do I open the gate?"] == ("Turn the brass key twice and pull the lever.",)
     assert found["What is closed on every second Monday?"] == ("The northern gate",)
-    assert any("fountain" in question for question in found)
+    assert ("Visitors wait beside the fountain.",) in found.values()
     assert not any("hours" in question for question in found)
 
 
