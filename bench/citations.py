@@ -1,6 +1,6 @@
 """How well the check of citations tells right from wrong: answers to SQuAD 2.0, and the same with one word made another.
 
-    python -m bench.citations [--data-dir DIR] [--count 100] [--adapter NAME] [--sentences FILE]
+    python -m bench.citations [--data-dir DIR] [--count 100] [--adapter NAME] [--answers FILE] [--sentences FILE]
 
 Asks questions that have an answer of `squad2` (`../shared/data`), in the index that `readingroom eval squad2` keeps, with nothing withheld.
 Of each sentence that was cited a number is then made another number of the passages, or a name another name of them, of as many words:
@@ -17,11 +17,12 @@ import json
 import random
 import re
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rag import facts, golden, importers
 from rag.answer import Question, answer
@@ -41,6 +42,14 @@ _MOST_SWAPS = 2
 """Of a kind, of one sentence."""
 
 
+class Given(msgspec.Struct):
+    """An answer as it was given, and what the model read for it."""
+
+    id: str
+    passages: tuple[Passage, ...]
+    done: Done
+
+
 @dataclasses.dataclass(slots=True)
 class Case:
     """An answer, what the model read for it, and what came of its sentences."""
@@ -53,10 +62,10 @@ class Case:
     """For checking all of its sentences, alone."""
 
 
-async def ask(items: Sequence[Item], room: ReadingRoom, adapter: str | None) -> list[Case]:
-    """All of the given answers."""
-    given: list[tuple[Item, tuple[Passage, ...], Done]] = []
-    waiting = iter(items)
+async def ask(items: Sequence[Item], room: ReadingRoom, adapter: str | None, kept: Path) -> None:
+    """Put what comes of each item into a file, as it comes; what is in it is not asked again."""
+    there = {given.id for given in read(kept)}
+    waiting = (item for item in items if item.id not in there)
 
     async def work() -> None:
         for item in waiting:
@@ -64,14 +73,18 @@ async def ask(items: Sequence[Item], room: ReadingRoom, adapter: str | None) -> 
             async for event in answer(Question(item.question, item.domain, adapter=adapter), room.library):
                 if isinstance(event, PassagesFound):
                     passages = tuple(passage for passage in event.passages if passage.chunk_id not in event.left_out)
-                elif isinstance(event, Done) and not event.refused:
-                    given.append((item, passages, event))
-            print(f"{item.id}: {len(given)} answers", file=sys.stderr, flush=True)
+                elif isinstance(event, Done):
+                    with kept.open("ab") as file:
+                        file.write(msgspec.json.encode(Given(item.id, passages, event)) + b"\n")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_A_TIME):
             group.create_task(work())
-    return [checked(*each, room) for each in given]
+
+
+def read(kept: Path) -> list[Given]:
+    """What was given so far."""
+    return [msgspec.json.decode(line, type=Given) for line in kept.read_bytes().splitlines()] if kept.exists() else []
 
 
 def citer(item: Item, passages: Sequence[Passage], room: ReadingRoom) -> Citer:
@@ -155,6 +168,35 @@ def _share(case: Case) -> float:
     return sum(isinstance(found, Unsupported) for found in stated) / max(1, len(stated))
 
 
+def copied(imported: importers.Imported, count: int, seed: int) -> dict[str, Any]:
+    """The same without a model: the sentence of a gold paragraph that holds the gold answer, and the gold answer alone, as answers.
+
+    They are checked against their paragraph, another of its article and one of any article, by words alone.
+    """
+    rng = random.Random(seed)
+    texts = {file.path: file.data.decode() for file in imported.files}
+    items = [item for item in imported.items if item.answerable]
+    tally: dict[str, list[bool]] = {"sentences cited": [], "short answers cited": [], "numbers caught": [], "names caught": []}
+    for item in rng.sample(items, min(count, len(items))):
+        path = item.gold_documents[0]
+        same = sorted(other for other in texts if other != path and other.rsplit("-", 1)[0] == path.rsplit("-", 1)[0])
+        read = [path, *rng.sample(same, min(1, len(same))), *rng.sample(sorted(texts.keys() - {path}), 1)]
+        passages = [Passage(p, p, "squad2", p, Path(p).stem, (), None, 0, len(texts[p]), texts[p], 1.0) for p in dict.fromkeys(read)]
+        given = Citer(passages, texts.get, item.question)
+        answer = min(item.answers, key=len)
+        tally["short answers cited"].append(given.cite(f"{answer[:1].upper()}{answer[1:]}.") is not None)
+        spans = sentence_spans(texts[path])
+        sentence = next((texts[path][a:b] for a, b in spans if answer in texts[path][a:b]), None)
+        if sentence is None:
+            continue
+        tally["sentences cited"].append(given.cite(sentence) is not None)
+        for kind, changed in swaps(sentence, passages, rng):
+            tally[f"{kind}s caught"].append(given.cite(changed) is None)
+    return {name: statistics.mean(values) for name, values in tally.items()} | {
+        f"{name}, of": len(values) for name, values in tally.items()
+    }
+
+
 def main() -> None:
     """Ask, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,14 +204,26 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--adapter")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--answers", type=Path, default=Path("answers.jsonl"), help="where answers are kept; those there are not asked again"
+    )
+    parser.add_argument("--copied", type=int, metavar="N", help="measure N sentences of the paragraphs themselves, and nothing else")
+    parser.add_argument("--only-measure", action="store_true", help="ask nothing")
     parser.add_argument("--sentences", type=Path)
     args = parser.parse_args()
     imported = importers.load("squad2", DATA)
+    if args.copied:
+        show(copied(imported, args.copied, args.seed))
+        return
     items = [item for item in golden.draw(imported.items, 2 * args.count, args.seed) if item.answerable]
     usual = dataclasses.replace(load(flags={"data_dir": str(args.data_dir)}), cite=Cite(withhold_above=1.0))
-    with open_local(placed(usual, imported, usual), lambda *_: None, engine=True) as room:
-        cases = asyncio.run(ask(items, room, args.adapter))
-        figures = measure(cases, room, args.seed)
+    with open_local(placed(usual, imported, usual), lambda *_: None, engine=not args.only_measure) as room:
+        if not args.only_measure:
+            asyncio.run(ask(items, room, args.adapter, args.answers))
+        asked = {item.id: item for item in items}
+        given = read(args.answers)
+        cases = [checked(asked[each.id], each.passages, each.done, room) for each in given if not each.done.refused and each.id in asked]
+        figures = {"questions": len(given)} | measure(cases, room, args.seed)
     if args.sentences is not None:
         with args.sentences.open("w", encoding="utf-8") as file:
             for case in cases:
@@ -180,6 +234,11 @@ def main() -> None:
                     else:
                         line["passages"] = [passage.text for passage in case.passages]
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    show(figures)
+
+
+def show(figures: dict[str, Any]) -> None:
+    """A table, and one JSON object."""
     print("| what | measured |\n|---|---|")
     for name, value in figures.items():
         if name != "slipped":

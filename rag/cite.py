@@ -62,6 +62,11 @@ _EMPTY = frozenset(
 _NOUNS_HAVE_CAPITALS = frozenset(("de",))
 
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# What a sentence begins with that goes on about somebody or something, and the words by which one does.
+_ANAPHOR = re.compile(
+    r"\W*(?:[\w-]+ly,? |in \w+,? |then,? )?(?:he|she|it|they|this|that|these|those|his|her|its|their|such)\b", re.IGNORECASE
+)
+_PRONOUNS = frozenset("he she it they him her them his hers its their theirs this these such".split())  # noqa: SIM905
 _TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}[-|: ]*$")
 
 Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
@@ -81,6 +86,8 @@ class _Span:
     stems: frozenset[str]
     around: frozenset[str]
     """Stems of its title, its headings and, of a table's row, of the header."""
+    halves: tuple[_Span, _Span] | None = None
+    """Of two sentences, each of them."""
 
     @property
     def quote(self) -> str:
@@ -109,6 +116,7 @@ class Citer:
         self._judge = judge
         self._supplies: dict[_Span, Supply] = {}
         self._arounds: dict[tuple[int, str], Supply] = {}
+        self._words: dict[int, frozenset[str]] = {}
         self._rows: dict[str, NDArray[np.float32]] = {}
 
     def check(self, sentence: str, number: int | None = None) -> Citation | Unsupported | None:
@@ -144,11 +152,8 @@ class Citer:
 
     def _shared(self, sentence: str, language: str, spans: Sequence[_Span]) -> Iterator[tuple[_Span, float]]:
         """The spans of a language that share words with the sentence, with the share of its weight that they carry."""
-        stems, least = _stems(sentence, language), _LEAST_WORDS
-        wanted = stems
-        if len(stems) < _LEAST_WORDS:
-            # "Vienna." is only said of something together with its question.
-            wanted, least = stems | _stems(self._question, language), 0
+        stems, wanted = _stems(sentence, language), _stems(self._in_full(sentence), language)
+        least = 0 if len(stems) < _LEAST_WORDS else _LEAST_WORDS
         if len(wanted) < _LEAST_WORDS:
             return
         total = sum(self._weight(stem) for stem in wanted)
@@ -167,9 +172,10 @@ class Citer:
         compared = list(itertools.islice(fit, _COMPARED))
         if not compared:
             return None
-        unknown = [text for text in dict.fromkeys((sentence, *(span.quote for span in compared))) if text not in self._rows]
+        said = self._in_full(sentence)
+        unknown = [text for text in dict.fromkeys((said, *(span.quote for span in compared))) if text not in self._rows]
         self._rows.update(zip(unknown, self._embed(unknown), strict=True))
-        scores = [float(self._rows[span.quote] @ self._rows[sentence]) for span in compared]
+        scores = [float(self._rows[span.quote] @ self._rows[said]) for span in compared]
         if self._judge is not None:
             judged = self._judge(sentence, [span.quote for span in compared])
             scores = [min(pair) for pair in zip(scores, map(float, judged), strict=True)]
@@ -185,8 +191,27 @@ class Citer:
         return Citation(sentence, quote, passage.document_id, passage.path, passage.page, start, end, round(min(1.0, support), 3))
 
     def _holds(self, span: _Span, sentence: str, claims: Claims) -> bool:
-        """Whether the span has what must not differ. The sentence itself does."""
-        return " ".join(sentence.split()) in " ".join(span.quote.split()) or not facts.missing(claims, self._supply(span))
+        """Whether the span has what must not differ. The sentence itself does.
+
+        Of two sentences both must be needed, or a wrong name would be found in the one that says something else: each has words of
+        the sentence that are no names or numbers and that the other lacks; or the first has the name for the "he" that begins the second.
+        """
+        if " ".join(sentence.split()) in " ".join(span.quote.split()):
+            return True
+        if facts.missing(claims, self._supply(span)):
+            return False
+        if span.halves is None:
+            return True
+        first, second = span.halves
+        language = span.passage.language
+        plain = _stems(self._in_full(sentence), language) - _stems(" ".join(claims.texts), language)
+        if plain & (first.stems - second.stems) and plain & (second.stems - first.stems):
+            return True
+        return bool(_ANAPHOR.match(second.quote)) and not facts.missing(claims.without_names(), self._supply(second))
+
+    def _in_full(self, sentence: str) -> str:
+        """The sentence; one of a single word, as "Vienna.", with the question, which makes it one."""
+        return f"{self._question} {sentence}" if len(_stems(sentence, "en")) < _LEAST_WORDS else sentence
 
     def _supply(self, span: _Span) -> Supply:
         """What the span holds, with what its title, headings and table header say, and the names of the question that are in its passage:
@@ -197,10 +222,17 @@ class Citer:
             key = (span.number, header)
             if key not in self._arounds:
                 passage = span.passage
-                named = self._asked_names & facts.supply(passage.text).words
-                self._arounds[key] = facts.supply("\n".join((passage.title, *passage.heading, header))) | Supply(words=named)
-            self._supplies[span] = facts.supply(span.quote) | self._arounds[key]
+                self._arounds[key] = facts.supply("\n".join((passage.title, *passage.heading, header)))
+            supply = facts.supply(span.quote) | self._arounds[key]
+            if not supply.words.isdisjoint(_PRONOUNS):
+                supply |= Supply(words=self._asked_names & self._words_of(span.number))
+            self._supplies[span] = supply
         return self._supplies[span]
+
+    def _words_of(self, number: int) -> frozenset[str]:
+        if number not in self._words:
+            self._words[number] = facts.supply(self._passages[number - 1].text).words
+        return self._words[number]
 
     def _weight(self, stem: str) -> float:
         return self._weights.get(stem, self._unknown)
@@ -249,13 +281,16 @@ def _spans(passage: Passage, number: int) -> Iterator[_Span]:
     """
     text = passage.text
     sentences = [(start, end) for start, end in sentence_spans(text) if text[start] != "#"]
-    pairs = [(a[0], b[1]) for a, b in itertools.pairwise(sentences) if _one_paragraph(text, a[1], b[0])]
     language = passage.language
     above = _stems(" ".join((passage.title, *passage.heading)), language)
-    for start, end in sentences + pairs:
-        stems = _stems(text[start:end], language)
-        if stems:
-            yield _Span(passage, number, start, end, stems, above | _stems(_header(text, start), language))
+    singles = [
+        _Span(passage, number, start, end, _stems(text[start:end], language), above | _stems(_header(text, start), language))
+        for start, end in sentences
+    ]
+    yield from (span for span in singles if span.stems)
+    for one, other in itertools.pairwise(singles):
+        if one.stems and other.stems and _one_paragraph(text, one.end, other.start):
+            yield _Span(passage, number, one.start, other.end, one.stems | other.stems, one.around, (one, other))
 
 
 def _header(text: str, start: int) -> str:

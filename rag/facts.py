@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rag import names as in_names
 from rag import quantities as in_numbers
@@ -43,6 +43,15 @@ class Claims:
     denies: bool = False
     stems: frozenset[str] = frozenset()
     """Of its words, where nothing in it denies anything: none of them may be just what the source denies."""
+
+    @property
+    def texts(self) -> list[str]:
+        """The words that must be found, as the sentence writes them."""
+        return [each.text for each in (*self.quantities, *self.dates, *self.names)] + list(self.codes)
+
+    def without_names(self) -> Claims:
+        """All but the names."""
+        return replace(self, names=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ def supply(text: str) -> Supply:
 def missing(claimed: Claims, held: Supply) -> tuple[str, ...]:
     """What of the claims the source does not hold, as the sentence writes it; empty if all is there."""
     lacking = [quantity.text for quantity in claimed.quantities if not in_numbers.has_quantity(quantity, held.quantities)]
+    lacking += in_numbers.too_often(claimed.quantities, held.quantities) if not lacking else []
     lacking += [date.text for date in claimed.dates if not in_numbers.has_date(date, held.dates, held.quantities)]
     lacking += [name.text for name in claimed.names if not in_names.has_name(name, held.words, held.initials)]
     lacking += [code for code in claimed.codes if code not in held.words]

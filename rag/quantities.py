@@ -7,6 +7,7 @@ Words of number are English, months English and German. Nothing is converted: 1 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -124,6 +125,14 @@ def has_quantity(wanted: Quantity, held: Iterable[Quantity]) -> bool:
     """Whether the number is there, and not with another unit only. A number without a unit, as in a table's cell, may have any."""
     same = [quantity for quantity in held if wanted.readings & quantity.readings]
     return any(not wanted.unit or not quantity.unit or wanted.unit == quantity.unit for quantity in same)
+
+
+def too_often(wanted: Iterable[Quantity], held: Iterable[Quantity]) -> list[str]:
+    """Numbers that stand more often in a sentence than in its source: one of them is in the place of another, as in "from 541 to 541"."""
+    held = list(held)
+    told = Counter(quantity.readings for quantity in wanted)
+    there = {readings: sum(not readings.isdisjoint(quantity.readings) for quantity in held) for readings in told}
+    return [next(iter(readings)) for readings, count in told.items() if 0 < there[readings] < count]
 
 
 def has_date(wanted: Date, held: Iterable[Date], numbers: Iterable[Quantity]) -> bool:

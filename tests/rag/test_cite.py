@@ -91,6 +91,21 @@ def test_names_and_dates_must_occur_in_the_quote_or_around_it() -> None:
     assert quote("Then Kim sold it to a monk.", "To whom did Kim sell the hospital?") is None
 
 
+def test_two_sentences_are_cited_only_where_both_are_needed() -> None:
+    """The other one of a pair must not lend a sentence the name that it lacks; unless it says who "she" is."""
+    text = "Nearly 3,000 monks lived in Toulouse. The others moved to Paris.\n\nMarie Curie was a physicist. She was born in Warsaw."
+    of = Passage("c", OF.id, "a", OF.path, "Lives", (), None, 0, len(text), text, 1.0)
+
+    def quote(sentence: str) -> str | None:
+        citation = Citer([of], lambda _: text).cite(sentence)
+        return citation.quote if citation else None
+
+    assert quote("Nearly 3,000 monks lived in Toulouse and others moved to Paris.") == text.partition("\n")[0]
+    assert quote("Nearly 3,000 monks lived in Paris.") is None
+    assert quote("Marie Curie was born in Warsaw.") == "Marie Curie was a physicist. She was born in Warsaw."
+    assert quote("Marie Curie was born in Paris.") is None
+
+
 def test_an_answer_of_one_word_is_read_with_its_question() -> None:
     """It is cited by what says it of the thing asked for."""
     given = Citer([passage()], lambda _: TEXT, "When does the reading room open?")

@@ -88,6 +88,7 @@ def test_what_is_the_same_is_found_however_it_is_written(sentence: str, source: 
         ("The WHO met.", "The UN met.", "WHO"),
         ("It is an F-15.", "the F-16", "f15"),
         ("In October it rained.", "2024-09-03", "October"),
+        ("It lasted from 541 to 541.", "from 541 to 700", "541"),
         ("Dogs are not allowed.", "Dogs are allowed.", "not"),
         ("Dogs are allowed.", "Dogs are not allowed.", "not"),
         ("There is a charge.", "There is no charge.", "not"),
