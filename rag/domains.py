@@ -10,7 +10,7 @@ import fnmatch
 import functools
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +116,9 @@ def read_domains(corpora: Path) -> dict[str, Domain]:
     return found
 
 
-def find_domain(corpora: Path, name: str) -> Domain:
-    """The domain of that name. Raises `UnknownDomain`, naming those there are."""
-    domains = read_domains(corpora)
+def find_domain(corpora: Path, name: str, within: Collection[str] | None = None) -> Domain:
+    """The domain of that name. Raises `UnknownDomain`, naming those there are; `within` are those that may be named, None all."""
+    domains = {known: domain for known, domain in read_domains(corpora).items() if within is None or known in within}
     if name not in domains:
         known = ", ".join(domains) or "none yet"
         raise UnknownDomain(f"There is no domain {name!r}.", f"Make the folder {name!r} in the watched folder, or choose one of: {known}.")

@@ -1,4 +1,4 @@
-"""The commands: `readingroom serve | ingest | ask | search | documents | domains | models | adapters | eval | doctor`.
+"""The commands: `readingroom serve | ingest | ask | search | documents | domains | models | adapters | keys | audit | privacy | ...`.
 
 Parses arguments and prints; the work is in `server/app.py` (here, in this process) or behind HTTP, when a server holds
 the data directory already (`server/client.py`). Exit 0: done; 1: it failed, message and remedy on stderr; 2: usage.
@@ -26,7 +26,9 @@ from rag.settings import Settings, load
 from server.bar import Bar, printable
 from server.commands.adapters import add_adapters, run_adapters
 from server.commands.eval import add_eval, run_eval
+from server.commands.keys import add_audit, add_keys, run_audit, run_keys
 from server.commands.models import add_models, run_models
+from server.commands.privacy import add_privacy, run_privacy
 
 if TYPE_CHECKING:
     from server.client import Room
@@ -76,11 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
     ask.add_argument("--adapter", help="answer with this LoRA adapter (NAME, NAME@SCALE, several with +)")
     ask.add_argument("--model", help="answer with this language model")
+    _add_filters(ask)
 
     search = command("search", "Find passages, without an answer.", as_json)
     search.add_argument("question", help="what to search for")
     search.add_argument("--domain", help="search one domain only")
     search.add_argument("--limit", type=int, default=5, help="passages (default: 5)")
+    _add_filters(search)
 
     documents = command("documents", "List the documents and how they stand.", as_json)
     documents.add_argument("--domain", help="of one domain only")
@@ -91,7 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     # The flags may stand before an action or behind it; behind it one that is left out must not undo what stands before.
     kept = {"argument_default": argparse.SUPPRESS}
     add_models(command("models", "List, fetch, check and choose language models.", as_json), _common(**kept), _as_json(**kept))
-    add_adapters(command("adapters", "List, install and remove LoRA adapters.", as_json), _common(**kept), _as_json(**kept))
+    add_adapters(command("adapters", "List, install, train and remove LoRA adapters.", as_json), _common(**kept), _as_json(**kept))
+    add_keys(command("keys", "Make, list, rotate and revoke keys, and show their usage.", as_json), _common(**kept), _as_json(**kept))
+    add_audit(command("audit", "Show what administrators did.", as_json))
+    add_privacy(command("privacy", "Show, export and erase the conversations that are kept.", as_json), _common(**kept), _as_json(**kept))
     add_eval(command("eval", "Measure search and answers on questions whose answers are known.", as_json))
     command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
 
@@ -99,6 +106,19 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="smaller samples: about ten minutes instead of an hour")
     bench.add_argument("--only", action="append", metavar="PART", help="measure only this part (repeatable)")
     return parser
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("filters, all of which must hold")
+    group.add_argument("--path", metavar="PATH", help="documents whose path begins so, or is like a pattern with * and ?")
+    group.add_argument("--type", action="append", metavar="TYPE", help="of this suffix or media type (repeatable)")
+    group.add_argument("--after", metavar="DATE", help="changed on this day or later (2026-03-31)")
+    group.add_argument("--before", metavar="DATE", help="changed before this day")
+
+
+def _filters(args: argparse.Namespace) -> dict[str, Any] | None:
+    given = {name: getattr(args, name) for name in ("path", "type", "after", "before") if getattr(args, name) is not None}
+    return given or None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         settings = load(args.config, flags=_flags(args))
+        _keep_secrets(settings)
         return _COMMANDS[args.command](args, settings)
     except ReadingRoomError as error:
         if getattr(args, "json", False):
@@ -125,6 +146,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `readingroom documents | head`: the reader has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _keep_secrets(settings: Settings) -> None:
+    """From here on no key is written to a log, whoever logs it."""
+    from server.keys import Redacting
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Redacting(settings.server.key, settings.engine.key))
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -197,7 +226,7 @@ def _print_failures(failed: list[dict[str, Any]]) -> None:
 def _ask(args: argparse.Namespace, settings: Settings) -> int:
     question = sys.stdin.read() if args.question == "-" else args.question
     body = {"question": question, "domain": args.domain, "limit": args.limit, "max_tokens": args.max_tokens}
-    body |= {"adapter": args.adapter, "model": args.model}
+    body |= {"adapter": args.adapter, "model": args.model, "filters": _filters(args)}
     with _room(settings, engine=True) as room:
         done = asyncio.run(_print_answer(room.ask(body), quiet=args.json))
     if args.json:
@@ -235,7 +264,7 @@ def _place(item: dict[str, Any]) -> str:
 
 def _search(args: argparse.Namespace, settings: Settings) -> int:
     with _room(settings) as room:
-        found = room.search({"question": args.question, "domain": args.domain, "limit": args.limit})
+        found = room.search({"question": args.question, "domain": args.domain, "limit": args.limit, "filters": _filters(args)})
     if args.json:
         print(json.dumps({"passages": found}))
         return 0
@@ -317,6 +346,9 @@ _COMMANDS = {
     "domains": _domains,
     "models": run_models,
     "adapters": run_adapters,
+    "keys": run_keys,
+    "audit": run_audit,
+    "privacy": run_privacy,
     "eval": run_eval,
     "doctor": _doctor,
     "bench": _bench,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from rag.errors import Broken, ReadingRoomError
+from rag.errors import Broken, ReadingRoomError, UnknownDocument
 from rag.settings import Settings
 from server.activity import Bulk
-from server.lock import address_of
+from server.lock import address_of, command_key
 
 if TYPE_CHECKING:
     import httpx
@@ -38,6 +38,7 @@ class Room(Protocol):
     def search(self, body: Json) -> list[Json]: ...
     def ask(self, body: Json) -> AsyncIterator[tuple[str, Json]]: ...
     def documents(self, *, domain: str | None, status: str | None, q: str | None) -> list[Json]: ...
+    def text(self, id: str) -> str: ...
     def domains(self) -> list[Json]: ...
 
 
@@ -46,7 +47,7 @@ def open_room(settings: Settings, *, index: bool, engine: bool) -> Iterator[Room
     """The server that holds the data directory, or the parts that are wanted in this process."""
     url = address_of(settings.data_dir)
     if url is not None:
-        with ServedRoom(url, settings.server.key) as served:
+        with ServedRoom(url, command_key(settings.data_dir) or settings.server.key) as served:
             yield served
     else:
         with LocalRoom(settings, index=index, engine=engine) as local:
@@ -141,6 +142,15 @@ class ServedRoom:
                 return items
             query["cursor"] = page["next_cursor"]
 
+    def text(self, id: str) -> str:
+        """Of a document; empty for one that has none, or is gone since it was listed."""
+        try:
+            return str(self._call("GET", f"/rag/documents/{id}/text")["text"])
+        except ReadingRoomError as error:
+            if error.code == UnknownDocument.code:
+                return ""
+            raise
+
     def domains(self) -> list[Json]:
         """All of them."""
         return list(self._call("GET", "/rag/domains")["items"])
@@ -199,19 +209,29 @@ class LocalRoom:
     def search(self, body: Json) -> list[Json]:
         """Passages."""
         from rag.answer import Question, search
+        from rag.filters import parse
 
+        filters = parse(body.get("filters"))
         self._up_to_date()
-        question = Question(body["question"], body["domain"], body["limit"])
+        question = Question(body["question"], body["domain"], body["limit"], filters=filters)
         return list(msgspec.to_builtins(asyncio.run(search(question, self._room.library))))
 
     async def ask(self, body: Json) -> AsyncIterator[tuple[str, Json]]:
         """Events of an answer."""
         from rag.answer import Question, answer
+        from rag.filters import parse
         from server.stream import named
 
+        filters = parse(body.get("filters"))
         await asyncio.to_thread(self._up_to_date)
         question = Question(
-            body["question"], body["domain"], body["limit"], body["max_tokens"], model=body.get("model"), adapter=body.get("adapter")
+            body["question"],
+            body["domain"],
+            body["limit"],
+            body["max_tokens"],
+            model=body.get("model"),
+            adapter=body.get("adapter"),
+            filters=filters,
         )
         async for event in answer(question, self._room.library):
             yield named(event)
@@ -229,6 +249,10 @@ class LocalRoom:
             items += msgspec.to_builtins(page)
             if cursor is None:
                 return items
+
+    def text(self, id: str) -> str:
+        """Of a document; empty for one that has none."""
+        return self._room.documents.text(id) or ""
 
     def domains(self) -> list[Json]:
         """All of them."""

@@ -25,6 +25,7 @@ from rag.errors import ReadingRoomError
 from rag.languages import named
 from rag.settings import Settings
 from server.auth import check_binding, is_loopback
+from server.keys import any_keys
 from server.lock import address_of
 
 _PACKAGES = ("torch", "sentence-transformers", "llama-cpp-python", "qdrant-edge-py", "unstructured", "pypdfium2", "litestar", "watchdog")
@@ -281,7 +282,7 @@ def _watching(settings: Settings) -> Iterator[Check]:
 
 def _binding(settings: Settings) -> Iterator[Check]:
     try:
-        check_binding(settings.server)
+        check_binding(settings.server, keys=any_keys(settings.data_dir))
         yield Check("listening", "ok", f"{settings.server.host}:{settings.server.port}")
     except ReadingRoomError as error:
         yield Check("listening", "broken", error.message, error.remedy)
