@@ -385,7 +385,7 @@ def desk() -> Iterator[type[Desk]]:
 
 
 QUICK = settings(
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=15,
     derandomize=True,
     database=None,
@@ -396,7 +396,7 @@ LONG = settings(QUICK, max_examples=500, stateful_step_count=50, derandomize=Fal
 
 
 def test_after_any_sequence_of_changes_crashes_and_restarts_the_index_is_the_folder(desk):
-    """The same 30 sequences each time; `make nightly` draws others."""
+    """The same 20 sequences each time; `make nightly` draws others."""
     run_state_machine_as_test(desk, settings=QUICK)
 
 

@@ -84,13 +84,13 @@ def test_what_was_read_is_not_read_again_and_the_answer_stays_the_same(engine: E
     """The common beginning comes from the prefix cache, in whole grains; logits are those of a cold start, so is the text."""
 
     async def run() -> None:
-        for words in (60, 61, 77, 150, 300):
+        for words in (60, 77, 300):
             tokens = prompt(engine, "Name three colours of the rainbow, please. " + "And say why. " * (words // 4))
             engine.erase()
             await idle(engine)
-            cold = engine.submit(Request(tokens, 32))
+            cold = engine.submit(Request(tokens, 16))
             text = await read(cold)
-            warm = engine.submit(Request(tokens, 32))
+            warm = engine.submit(Request(tokens, 16))
             assert await read(warm) == text
             assert cold.usage.cached_tokens == 0
             assert warm.usage.cached_tokens == (len(tokens) - 64) // 64 * 64
