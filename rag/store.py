@@ -1,8 +1,8 @@
 """Passages in Qdrant: dense vectors (cosine) and BM25 vectors side by side, both searched and fused.
 
-`EdgeStore` keeps them in a folder, in this process; it is the only importer of `qdrant_edge`. One process at a time
-may have the folder open. What is a chunk is decided by `ingest/chunk.py`; which passages answer a question, by
-`rag/retrieve.py`.
+`EdgeStore` keeps them in a folder, in this process; it and `rag/languages.py`, which makes BM25 vectors of texts, are the importers of
+`qdrant_edge`. One process at a time may have the folder open. What is a chunk is decided by `ingest/chunk.py`; which passages answer
+a question, by `rag/retrieve.py`.
 
     folder/current        which shard counts, and whose vectors it holds; replaced in one stroke
     folder/shard-*/       Qdrant's files; any but the current one is a rewriting that a crash cut short, and is deleted

@@ -94,12 +94,12 @@ class ServerRoom:
 
     async def search(self, item: Item, limit: int) -> list[Passage]:
         """Passages, best first."""
-        body = {"question": item.question, "domain": item.domain, "limit": limit}
+        body = {"question": item.question, "domain": item.domain, "limit": limit, "history": _history(item)}
         return msgspec.convert((await self._call("POST", "/rag/search", json=_given(body)))["passages"], list[Passage])
 
     async def ask(self, item: Item) -> AsyncGenerator[Event, None]:
         """Of an answer's events those that are measured: tokens, and the end."""
-        body = {"question": item.question, "domain": item.domain, **self._answer}
+        body = {"question": item.question, "domain": item.domain, "history": _history(item), **self._answer}
         try:
             async with self._client.stream("POST", "/rag/ask", json=_given(body)) as response:
                 if response.status_code != 200:
@@ -171,6 +171,10 @@ def missing(imported: Imported, domains: list[dict[str, Any]]) -> list[str]:
         wanted[domain] = wanted.get(domain, 0) + 1
     there = {domain["name"]: domain["documents"].get("indexed", 0) for domain in domains}
     return [domain for domain, count in wanted.items() if there.get(domain, 0) < count]
+
+
+def _history(item: Item) -> list[dict[str, str]] | None:
+    return [{"role": turn.role, "content": turn.content} for turn in item.history] or None
 
 
 def _given(body: dict[str, Any]) -> dict[str, Any]:

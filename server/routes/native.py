@@ -55,20 +55,32 @@ Filters = Annotated[
 ]
 
 
+class Said(msgspec.Struct, forbid_unknown_fields=True):
+    """A message before the question."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+History = Annotated[tuple[Said, ...], msgspec.Meta(max_length=32)]
+"""What was said before, oldest first, by whoever keeps it: a follow-up is completed from it."""
+
+
 class SearchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """`limit`: passages wanted. `filters`: of which documents."""
+    """`limit`: passages wanted. `filters`: of which documents. `history`: what was said before."""
 
     question: str
     domain: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
     filters: Filters | None = None
+    history: History = ()
 
 
 class AskBody(msgspec.Struct, forbid_unknown_fields=True):
     """`limit`: passages to answer from; the rest is as the domain or the settings say where it is left out.
 
     With `conversation_id` the question follows those before it, and is kept; "new" begins a conversation. `turn` asks the turn of
-    that number again, in its place.
+    that number again, in its place. `history` is what was said before where it is not kept here.
     """
 
     question: str
@@ -83,6 +95,7 @@ class AskBody(msgspec.Struct, forbid_unknown_fields=True):
     temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None = None
     filters: Filters | None = None
+    history: History = ()
 
 
 @dataclass(slots=True)
@@ -262,7 +275,8 @@ class NativeController(Controller):
     async def search(self, room: ReadingRoom, caller: Caller, data: SearchBody) -> SearchResult:
         """The passages for a question, without an answer. A filter that cannot be meant is 400."""
         domain = caller.domain(data.domain)
-        question = Question(data.question, domain, data.limit, filters=filters.parse(data.filters), within=caller.domains)
+        found = filters.parse(data.filters)
+        question = Question(data.question, domain, data.limit, history=_said(data.history), filters=found, within=caller.domains)
         return SearchResult(await path_of_a_question.search(question, room.library))
 
     @post("/ask", status_code=200, summary="Ask", guards=[json_only], request_max_body_size=_JSON_BYTES)
@@ -283,6 +297,7 @@ class NativeController(Controller):
             data.seed,
             data.model,
             data.adapter,
+            history=_said(data.history),
             filters=filters.parse(data.filters),
             within=caller.domains,
         )
@@ -294,6 +309,8 @@ class NativeController(Controller):
             events = path_of_a_question.answer(question, room.library)
             headers = {}
         else:
+            if data.history:
+                raise InvalidInput("`history` is given, and the conversation has its own.", "Leave one of both out.")
             draft, history = await asyncio.to_thread(_turn_of, room.conversations, data, owner_of(request))
             answering = path_of_a_question.answer(dataclasses.replace(question, history=history), room.library)
             events = keeping(answering, draft, room.conversations)
@@ -338,6 +355,10 @@ def _known(room: ReadingRoom, caller: Caller, document_id: str) -> Document:
     if document is None or not caller.sees(document.domain):
         raise UnknownDocument(f"There is no document {document_id!r}.", "List them with GET /rag/documents.")
     return document
+
+
+def _said(history: tuple[Said, ...]) -> tuple[Turn, ...]:
+    return tuple(Turn(said.role, said.content) for said in history)
 
 
 def _turn_of(conversations: Conversations, data: AskBody, owner: str) -> tuple[Draft, tuple[Turn, ...]]:

@@ -36,6 +36,30 @@ def test_the_default_models_are_found_and_allow_commercial_use(data_dir: Path) -
     models.verify(models.locate("all-minilm-l6-v2", "embedder"))
 
 
+@pytest.mark.parametrize(
+    ("card", "languages"),
+    [
+        ("---\nlanguage: en\n---\n# A model", ("en",)),
+        ("---\nlanguage:\n- multilingual\n- de\n- no\n---\n", ("multilingual", "de", "no")),
+        ("---\nlicense: mit\n---\n", ()),
+        ("# Only a text", ()),
+        ("---\n: [\n---\n", ()),
+        (None, ()),
+    ],
+)
+def test_an_embedders_languages_are_those_of_its_own_card(tmp_path: Path, card: str | None, languages: tuple[str, ...]) -> None:
+    """The YAML at the head of its README, as model hubs have it."""
+    (tmp_path / "model").mkdir()
+    if card is not None:
+        (tmp_path / "model" / "README.md").write_text(card)
+    assert models.languages_of(models.locate(str(tmp_path / "model"), "embedder")) == languages
+
+
+def test_the_default_embedder_says_that_it_is_for_english() -> None:
+    """So `doctor` can tell domains in other languages."""
+    assert models.languages_of(models.locate("all-MiniLM-L6-v2", "embedder")) == ("en",)
+
+
 def test_a_path_works_in_place_of_a_name(tmp_path: Path) -> None:
     """It has no card: nothing is promised about it."""
     path = write(tmp_path / "my.gguf")
