@@ -17,7 +17,6 @@ import pytest
 
 from tests.conftest import ROOT, wait_until
 
-
 _REQUANTIZED: set[Path] = set()
 """What servers before made of the default model, which takes them seconds: the next ones find it in place."""
 
