@@ -36,6 +36,7 @@ _OWN = 3.0  # weight of the query's own passage in what is learnt of answers: of
 _TEMPERATURE = 0.05  # of the embedder's cosines
 _HEADS = 12
 _EPSILON = 1e-12
+_TOLD = 20  # steps between two lines of the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Trunk:
         self._torch, self._device = torch, device
         self._dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
         arrays = dict(tensors)
-        self.words = torch.from_numpy(arrays.pop("embeddings.word_embeddings.weight")).to(device, self._dtype)
+        self.words = torch.from_numpy(np.array(arrays.pop("embeddings.word_embeddings.weight"))).to(device, self._dtype)
         self.width = self.words.shape[1]
         self.layers = 1 + max(int(name.split(".")[2]) for name in arrays if name.startswith("encoder.layer."))
         for exit in EXITS:
@@ -160,6 +161,7 @@ def teacher(trunk: Trunk, taught: Lessons, nearest: int = 16) -> Teacher:
 
     places = taught.pieces[taught.passages]
     queries, passages = of(taught.queries, 64), of(np.stack([places[:-1], places[1:]], 1), 254)
+    nearest = min(nearest, len(passages) - 1)
     own = torch.from_numpy(taught.own).to(passages.device, torch.long)
     dense = np.empty((len(taught), nearest), np.uint16)
     for at in range(0, len(taught), 8192):
@@ -204,8 +206,8 @@ def train(trunk: Trunk, taught: Lessons, taught_by: Teacher, recipe: Recipe, kep
         optimizer.zero_grad(set_to_none=True)
         step += 1
         seen += sum(int(lengths.sum()) for _, lengths, _ in each.chunks)
-        if step % 100 == 0:
-            losses.append({name: round(float(value) / 100, 4) for name, value in parts.items()})  # waits for the device, hence seldom
+        if step % _TOLD == 0:
+            losses.append({name: round(float(value) / _TOLD, 4) for name, value in parts.items()})  # waits for the device, hence seldom
             parts = {}
             seconds = time.perf_counter() - started
             log.info("step %d, %.0f s: %s, %d pairs a second", step, seconds, losses[-1], step * recipe.groups * SLOTS / seconds)

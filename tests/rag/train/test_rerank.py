@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def test_labels_say_what_the_texts_hold(lessons: Lessons, tokenizer: Any, taught
             continue
         answer = text(lessons, tokenizer, lessons.answers[q])
         for slot in range(SLOTS):
-            there = f" {answer} " in f" {tokenizer.decode(texts[slot])} "
+            there = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", tokenizer.decode(texts[slot])) is not None
             label = step.answering[0, slot]
             assert label != YES or there
             assert label != NO or not there
@@ -193,7 +194,7 @@ def learnt(lessons: Lessons, tiny: ModelFile, tmp_path_factory: pytest.TempPathF
     lessons.write(folder / "mix.npz")
     np.savez(folder / "base.npz", **weights.packed(weights.weights_of(tiny.path)))
     given = ["second-learn", str(folder / "mix.npz"), str(folder / "a"), "--base", str(folder / "base.npz")]
-    assert command.main([*given, "--steps", "200", "--groups", "8", "--rate", "2e-3"]) == 0
+    assert command.main([*given, "--steps", "40", "--groups", "4", "--rate", "3e-3"]) == 0
     return folder / "a"
 
 
@@ -201,7 +202,7 @@ def test_training_learns(learnt: Path) -> None:
     """What it was shown: all losses fall, and a question's own passage comes before the others."""
     told = json.loads((learnt / "report.json").read_text())
     before, after = told["losses"]
-    assert (told["steps"], told["pairs"]) == (200, 200 * 8 * SLOTS)
+    assert (told["steps"], told["pairs"]) == (40, 40 * 4 * SLOTS)
     assert after["rank"] < before["rank"] < 1.9
     assert after["answer"] < before["answer"]
 
