@@ -33,6 +33,10 @@ _COURTESY = re.compile(
     r"\s*[,.!;:]\s*)+",
     re.IGNORECASE,
 )
+_GREETING = re.compile(
+    r"\s*(?:hello|hi|hey|good\s+(?:morning|day|afternoon|evening)|thanks?|thank\s+you|ok(?:ay)?|great)(?:\s+(?:there|all|again|so\s+much|very\s+much))?[\s.,!]*",
+    re.IGNORECASE,
+)
 _LED = re.compile(r"^(?:(?:and|but|or|so|then|also|plus)\b[\s,]*)+", re.IGNORECASE)
 _ABOUT = re.compile(r"^(?:what|how)\s+about\s+", re.IGNORECASE)
 # And, but, or, what about; and the words that ask, of which one makes a question of its own.
@@ -103,7 +107,7 @@ def standalone(question: str, history: Sequence[Turn]) -> str:
     """
     before = answer = ""
     for turn in history:
-        if turn.role == "user":
+        if turn.role == "user" and not _GREETING.fullmatch(turn.content):
             before, answer = _completed(turn.content.strip(), before, answer), ""
         elif turn.role == "assistant":
             answer = turn.content.strip()

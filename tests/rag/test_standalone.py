@@ -80,6 +80,8 @@ def test_without_a_history_nothing_is_completed() -> None:
     """There is nothing to complete it with; neither do the assistant's own words make a history."""
     assert after("And on Sundays?") == "And on Sundays?"
     assert standalone("Why?", [Turn("assistant", "Welcome.")]) == "Why?"
+    assert after("And on Sundays?", "Good morning!", "What can I do for you?") == "And on Sundays?"
+    assert after("And remove it?", ADD, "Make a folder.", "Thanks.", "You are welcome.") == "How do I remove a domain?"
 
 
 def test_a_thread_is_followed_through_its_turns() -> None:
