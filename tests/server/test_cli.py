@@ -73,6 +73,11 @@ def test_commands_ask_the_server_that_holds_the_data_directory(served: Served) -
     assert found.stdout.startswith("1. guide/domains.md (")
     passages = json.loads(served.run("search", "--json", "add a domain").stdout)["passages"]
     assert len(passages) == 5
+    filtered = served.run("search", "--json", "add a domain", "--path", "guide/h", "--type", "md", "--after", "2000-01-01")
+    assert {passage["path"] for passage in json.loads(filtered.stdout)["passages"]} == {"guide/http.md"}
+    refused = served.run("search", "add a domain", "--before", "soon")
+    assert refused.returncode == 1
+    assert "2026-" in refused.stderr
     listed = json.loads(served.run("documents", "--json", "--domain", "guide").stdout)["items"]
     assert {item["status"] for item in listed} == {"indexed"}
     assert "guide/start.md" in served.run("documents").stdout

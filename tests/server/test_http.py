@@ -162,6 +162,24 @@ def test_search_finds_passages_best_first(served: Served) -> None:
     assert [p["score"] for p in found] == sorted((p["score"] for p in found), reverse=True)
 
 
+def test_filters_choose_the_documents_that_are_searched(served: Served) -> None:
+    """By path, by type and by date, for passages and for answers; where no document fits, nothing is found."""
+    with served.client() as client:
+
+        def paths(filters: dict[str, Any]) -> set[str]:
+            body = {"question": QUESTION, "domain": "guide", "limit": 20, "filters": filters}
+            return {passage["path"] for passage in client.post("/rag/search", json=body).json()["passages"]}
+
+        assert paths({"path": "guide/s"}) == {"guide/start.md"}
+        assert paths({"path": "*/http.m?", "type": "text/markdown"}) == {"guide/http.md"}
+        assert "guide/domains.md" in paths({"type": ["md", "pdf"], "after": "2000-01-01"})
+        assert paths({"before": "2000-01-01"}) == paths({"type": "pdf"}) == set()
+        body = {"question": QUESTION, "domain": "guide", "stream": False, "max_tokens": 4, "filters": {"before": "2000-01-01"}}
+        assert client.post("/rag/ask", json=body).json()["refused"] is True
+        described = client.get("/schema/openapi.json").json()["components"]["schemas"]
+    assert [name for name in described if name.endswith("Body") and "filters" in described[name]["properties"]] == ["AskBody", "SearchBody"]
+
+
 @pytest.mark.parametrize("path", ["/rag/search", "/rag/ask"])
 @pytest.mark.parametrize(
     ("body", "status", "word"),
@@ -174,6 +192,9 @@ def test_search_finds_passages_best_first(served: Served) -> None:
         ({}, 422, "question"),
         ({"question": "why?", "limit": 0}, 422, "limit"),
         ({"question": "why?", "colour": 1}, 422, "colour"),
+        ({"question": "why?", "filters": {"colour": "red"}}, 400, "colour"),
+        ({"question": "why?", "filters": {"after": "yesterday"}}, 400, "2026-"),
+        ({"question": "why?", "filters": "pdf"}, 422, "filters"),
         ({"question": "why?", "domain": "nowhere"}, 404, "nowhere"),
         ({"question": "why?", "domain": "../guide"}, 404, "guide"),
         ([], 422, ""),
