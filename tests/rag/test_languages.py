@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag import languages
@@ -81,6 +81,7 @@ def test_text_without_spaces_is_cut_into_runs_that_are_found_again() -> None:
     assert segmented(GERMAN) == GERMAN
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=0x24F)))
 def test_latin_text_is_never_cut(text: str) -> None:
     """Whatever is in it."""

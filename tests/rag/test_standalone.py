@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.golden import read
@@ -141,6 +141,7 @@ def test_a_pasted_page_is_no_topic() -> None:
     assert after("And how often?", long, "It is locked.") == "Why did the file fail? And how often?"
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(st.text(), max_size=4))
 def test_any_text_is_completed_without_an_error(question: str, talk: list[str]) -> None:
     """And not without bounds: two texts and a little."""
