@@ -148,7 +148,7 @@ class ConversationsController(Controller):
         conversation = await asyncio.to_thread(room.conversations.read, conversation_id, owner_of(request))
         if format == "json":
             return _download(msgspec.json.encode(transcript.as_json(conversation)), "application/json", "conversation.json")
-        return _download(transcript.as_markdown(conversation).encode(), "text/markdown; charset=utf-8", "conversation.md")
+        return _download(transcript.as_markdown(conversation).encode(), "text/markdown", "conversation.md")
 
     @get("/{conversation_id:str}/turns/{number:int}", summary="Read a turn")
     async def turn(self, room: ReadingRoom, request: Request[Any, Any, Any], conversation_id: str, number: int) -> dict[str, Any]:
