@@ -188,6 +188,7 @@ def _pool(folder: Path) -> Read:
         answers = each.accepted if each.passage in kept else ()
         documents = (kept[each.passage],) if answers else ()
         items.append(Item(f"{each.source}-{number}", each.question, answers, documents, domain="pool"))
+    items.sort(key=lambda item: fingerprint(item.question))  # all sources mixed, so that the first of them are a fair sample
     return items, [File(path, pool.passages[n].text.encode()) for n, path in kept.items()]
 
 
