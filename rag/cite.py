@@ -67,6 +67,9 @@ _ANAPHOR = re.compile(
     r"\W*(?:[\w-]+ly,? |in \w+,? |then,? )?(?:he|she|it|they|this|that|these|those|his|her|its|their|such)\b", re.IGNORECASE
 )
 _PRONOUNS = frozenset("he she it they him her them his hers its their theirs this these such".split())  # noqa: SIM905
+_BEFORE_SUBJECT = 2
+"""Words that may stand before it."""
+
 _TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}[-|: ]*$")
 
 Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
@@ -194,7 +197,8 @@ class Citer:
         """Whether the span has what must not differ. The sentence itself does.
 
         Of two sentences both must be needed, or a wrong name would be found in the one that says something else: each has words of
-        the sentence that are no names or numbers and that the other lacks; or the first has the name for the "he" that begins the second.
+        the sentence that are no names or numbers and that the other lacks; or the first has the name, where the sentence has its
+        subject, for the "he" that begins the second.
         """
         if " ".join(sentence.split()) in " ".join(span.quote.split()):
             return True
@@ -207,7 +211,11 @@ class Citer:
         plain = _stems(self._in_full(sentence), language) - _stems(" ".join(claims.texts), language)
         if plain & (first.stems - second.stems) and plain & (second.stems - first.stems):
             return True
-        return bool(_ANAPHOR.match(second.quote)) and not facts.missing(claims.without_names(), self._supply(second))
+        if not _ANAPHOR.match(second.quote):
+            return False
+        names = {name.text for name in claims.names}
+        lacking = facts.missing(claims, self._supply(second))
+        return all(name in names and len(sentence.partition(name)[0].split()) <= _BEFORE_SUBJECT for name in lacking)
 
     def _in_full(self, sentence: str) -> str:
         """The sentence; one of a single word, as "Vienna.", with the question, which makes it one."""

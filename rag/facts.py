@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rag import names as in_names
 from rag import quantities as in_numbers
@@ -48,10 +48,6 @@ class Claims:
     def texts(self) -> list[str]:
         """The words that must be found, as the sentence writes them."""
         return [each.text for each in (*self.quantities, *self.dates, *self.names)] + list(self.codes)
-
-    def without_names(self) -> Claims:
-        """All but the names."""
-        return replace(self, names=())
 
 
 @dataclass(frozen=True, slots=True)
