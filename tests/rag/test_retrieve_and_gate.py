@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,24 @@ def test_what_is_named_to_the_letter_comes_first(store: EdgeStore, embedder: Emb
     assert all(0 <= p.score <= 1 for p in found)
 
 
+def test_further_passages_of_a_page_stand_back(tmp_path: Path, embedder: Embedder) -> None:
+    """Two passages of one page that are better, by little, than one of another page do not come before it together."""
+    store = EdgeStore(tmp_path / "pages", embedder.dimension, embedder.fingerprint)
+    of = document("a/book.pdf", 4)
+    texts = [
+        "The pump is blocked by sand.",
+        "The pump is blocked by gravel.",
+        "The pump is blocked by a stone here.",
+        "Cats sleep on mats.",
+    ]
+    chunks = [replace(chunk(of, text, n), page=page) for n, (text, page) in enumerate(zip(texts, (1, 1, 2, 3), strict=True))]
+    store.upsert(of, chunks, embedder.embed_passages(texts))
+    found = retrieve("By what is the pump blocked?", embedder=embedder, store=store, settings=Retrieve(), limit=4)
+    assert [p.page for p in found] == [1, 2, 1, 3]
+    assert [p.score for p in found] == sorted((p.score for p in found), reverse=True)
+    store.close()
+
+
 def test_the_limit_holds(store: EdgeStore, embedder: Embedder) -> None:
     """Not one more."""
     assert len(retrieve("reading room", embedder=embedder, store=store, settings=Retrieve(), limit=1)) == 1
@@ -109,6 +128,7 @@ def test_passages_that_meet_become_one_at_the_better_place() -> None:
     assert whole([first, second], lambda id: "Another text.") == whole([first, second], lambda id: None) == [first, second]
 
 
+@hypothesis.settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, len(TEXT) - 1), st.integers(1, 300)), max_size=5))
 def test_what_is_joined_stands_in_the_document_once(spans: list[tuple[int, int]]) -> None:
     """Whatever was found: verbatim at its offsets, nothing of it twice, and nothing found is lost."""
