@@ -29,6 +29,7 @@ from bench import (
     memory,
     reconcile,
     rename,
+    retrieval,
     save,
     scale,
     search,
@@ -44,6 +45,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "answer": answer.measure,
     "engine": engine.measure,
     "search": search.measure,
+    "retrieval": retrieval.measure,
     "embed": embed.measure,
     "ingest": ingest.measure,
     "formats": formats.measure,
@@ -56,7 +58,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "bad": bad.measure,
     "hostile": hostile.measure,
 }
-LONG = frozenset({"scale-real", "hostile"})
+LONG = frozenset({"retrieval", "scale-real", "hostile"})
 """What takes a quarter of an hour or more: measured only when it is named."""
 
 
