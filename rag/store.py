@@ -273,8 +273,8 @@ class EdgeStore:
     def reword(self, domain: str, languages: Sequence[str], limit: int = 4 * _AT_ONCE) -> int:
         """From now on the domain's passages are in these languages: of those whose BM25 vectors were made by others, make `limit` anew.
 
-        Returns how many that were, 0 when all are. Their text is stored with them, so this reads no file and embeds nothing: 0.1 s for
-        1,000 passages. Until it is done, questions are asked by the old languages as well.
+        Returns how many that were, 0 when all are. Their text is stored with them, so this reads no file and embeds
+        nothing. Until it is done, questions are asked by the old languages as well.
         """
         wanted = tuple(languages) or DEFAULT
         if domain in self._reworded and self._languages.get(domain) == wanted:
