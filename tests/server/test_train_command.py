@@ -127,13 +127,14 @@ def test_one_is_installed_and_told_to_programs(run: Run, tmp_path: Path, tiny: P
 def test_ctrl_c_keeps_what_was_learnt(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not judged, not installed, and said where it is; the folder is whole."""
     at_step(monkeypatch, 1)
+    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr("rag.train.domain.evaluate", None)
     status, _, err = run("--domain", "ham", "--minutes", "60")
     assert status == 130
     kept = tmp_path / ".readingroom" / "training" / "ham"
     assert f"readingroom adapters add {Path('.readingroom/training/ham')}" in err
     assert adapters.read(kept).evaluation.keys() == {"date"}
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize(("step", "times"), [(0, 1), (1, 2)])
