@@ -37,8 +37,10 @@ def test_every_sign_counts_in_its_direction(without: tuple[str, ...]) -> None:
     given = replace(ALL, **dict.fromkeys(without))
     for name in gate.signs_of(given):
         low, high = (gate._judged(replace(given, **{name: value})).chance for value in (0.1, 0.9))
-        assert (low < high) is (name != "refusing"), name
+        assert (low <= high) if name != "refusing" else (low > high), name
     assert 0 < gate._judged(given).chance < 1
+    none = gate._judged(replace(given, dense=0.1, coverage=0.1, **({"answerable": 0.1} if given.answerable else {})))
+    assert none.chance < gate._judged(given).chance
 
 
 def test_a_scale_of_its_own_is_not_weighed() -> None:
@@ -52,12 +54,23 @@ def test_weights_are_found_again() -> None:
     rng = np.random.default_rng(1)
     rows = np.column_stack([np.ones(4000), rng.uniform(0, 1, 4000), rng.uniform(-7, 7, 4000)])
     right = (rng.uniform(size=4000) < 1 / (1 + np.exp(-(rows @ [-2.0, 4.0, 0.5])))).astype(float)
-    constant, *slopes = fitting.fit(rows, right)
+    constant, *slopes = fitting.fit(rows, right, (0, 1, 1))
     assert slopes == pytest.approx([4.0, 0.5], abs=0.4)
     assert constant == pytest.approx(-2.0, abs=0.5)
     twice = np.concatenate([right, right[right > 0]])
-    again = fitting.fit(np.concatenate([rows, rows[right > 0]]), twice)
+    again = fitting.fit(np.concatenate([rows, rows[right > 0]]), twice, (0, 1, 1))
     assert again == pytest.approx([constant, *slopes], abs=0.1)  # the ridge weighs less with more of them
+
+
+def test_no_sign_counts_against_its_meaning() -> None:
+    """One that does so by chance is left out, and the others are what they are without it."""
+    rng = np.random.default_rng(3)
+    rows = np.column_stack([np.ones(500), rng.uniform(0, 1, 500), rng.uniform(0, 1, 500)])
+    right = (rng.uniform(size=500) < 1 / (1 + np.exp(-(rows @ [0.0, 2.0, -2.0])))).astype(float)
+    constant, slope, none = fitting.fit(rows, right, (0, 1, 1))
+    assert none == 0
+    assert [constant, slope] == pytest.approx(list(fitting.fit(rows[:, :2], right, (0, 1))))
+    assert fitting.fit(rows, right, (0, 1, -1))[2] < -1
 
 
 def test_weights_are_told_for_each_set_of_signs() -> None:
