@@ -129,6 +129,11 @@ def shown(page: Page, selector: str) -> str:
     return seen(page.evaluate(script, selector))
 
 
+def told(page: Page, address: str | re.Pattern[str], kind: str, body: str | bytes) -> None:
+    """Calls of that address get this instead of the server's answer."""
+    page.route(address, lambda route: route.fulfill(content_type=kind, body=body))
+
+
 def answered(texts: list[str]) -> list[Any]:
     """An answer that is these texts, from passages whose every field is one of them."""
     found = []
@@ -229,7 +234,7 @@ def test_on_the_chat_page_they_are_text(browser: Browser, served: Served, string
         page.goto(f"{served.url}/")
         for texts in batches(STRINGS[strings](), 60):
             body = b"".join(event for event in answered(texts) if isinstance(event, bytes))
-            page.route("**/rag/ask", lambda route, body=body: route.fulfill(content_type="text/event-stream", body=body))
+            told(page, "**/rag/ask", "text/event-stream", body)
             page.fill("#question", " ".join(texts)[:2000])
             page.press("#question", "Enter")
             turn = page.locator(".turn").last
@@ -253,7 +258,7 @@ def test_in_the_library_they_are_text(browser: Browser, served: Served, strings:
     with watched(browser, served.url) as page:
         for part in (items[: len(items) // 2], items[len(items) // 2 :]):
             body = json.dumps({"items": part, "next_cursor": None})
-            page.route(listing, lambda route, body=body: route.fulfill(content_type="application/json", body=body))
+            told(page, listing, "application/json", body)
             page.goto(f"{served.url}/library?status=failed")
             expect(page.locator(".document").first).to_be_visible()
             everything = shown(page, "body")
