@@ -227,7 +227,7 @@ def test_a_refusal_of_an_adapter_is_not_cited(tmp_path: Path, embedder: Embedder
     for marks in (True, False):
         engine = Scripted(prompt.REFUSAL)
         engine.style = adapters.Style(marks=marks)
-        question = Question("When does the reading room open, and what does the notice say?", adapter="legal")
+        question = Question("When the reading room is closed, what does the notice say?", adapter="legal")
         events = ask(question, library(tmp_path, embedder, store, engine, said))
         assert any(isinstance(event, Citation) for event in events) is not marks
 
