@@ -43,8 +43,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs `adapters train ...` over an index of 26 documents in `ham` and one in `few`; gives the exit status, stdout and stderr."""
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # of a tiny model two threads only wait for each other, for minutes on a busy machine
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("READINGROOM_ENGINE__MODEL", str(tiny))
+    monkeypatch.setenv("READINGROOM_ENGINE__THREADS", "1")
     corpora, ledger = tmp_path / "corpora", Ledger(tmp_path / ".readingroom" / "ledger.db")
     texts = {f"ham/{path}": text for path, (text,) in documents(26).items()} | {"few/a.md": "The tower is high."}
     for path, text in texts.items():
