@@ -72,4 +72,4 @@ async def widget(request: Request[Any, Any, Any]) -> Response[bytes]:
     headers = {**HEADERS, "ETag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(b"", status_code=304, headers=headers)
-    return Response(body, media_type="text/javascript; charset=utf-8", headers=headers)
+    return Response(body, media_type="text/javascript", headers=headers)  # Litestar adds the charset
