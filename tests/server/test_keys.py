@@ -228,7 +228,6 @@ def test_no_log_has_a_key(keys: Keys) -> None:
         log.exception("it failed")
     log.warning("nothing to hide in %d of %s", 3, "these")
     text = stream.getvalue()
-    assert token.rpartition("_")[2] not in text
     assert token[13:] not in text
     assert "the-servers-key" not in text
     assert text.count(f"{key.prefix}_***") == 4
