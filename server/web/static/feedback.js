@@ -30,10 +30,11 @@ export class Feedback {
     });
     this.buttons = el("div", { class: "thumbs", role: "group", "aria-label": "Judge this answer" }, this.#up, this.#down);
     this.panel = this.#panel;
-    this.#show();
+    this.show();
   }
 
-  #show() {
+  /** Draws what the record says. */
+  show() {
     const { thumb } = this.#record;
     this.#up.setAttribute("aria-pressed", String(thumb === "up"));
     this.#down.setAttribute("aria-pressed", String(thumb === "down"));
@@ -45,10 +46,10 @@ export class Feedback {
     const before = [record.thumb, record.reason];
     record.thumb = thumb;
     record.reason = "";
-    this.#show(); // at once; taken back if it could not be kept
+    this.show(); // at once; taken back if it could not be kept
     if (!(await this.#keep())) {
       [record.thumb, record.reason] = before;
-      this.#show();
+      this.show();
       return;
     }
     announce(thumb ? "Thank you. You may say why." : "Taken back.");

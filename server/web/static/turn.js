@@ -268,6 +268,7 @@ export class Turn {
     }
     const judged = this.#room.kept && number !== null && this.#record.kept && (state === "done" || state === "stopped") && !problem;
     this.#feedback.buttons.hidden = !judged;
+    this.#feedback.show();
     timings.textContent = this.#timings();
   }
 
