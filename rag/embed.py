@@ -12,11 +12,11 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rag import _onnx, models
+from rag import _onnx, _torch, models
 from rag.errors import MissingPackage, ModelUnusable
 from rag.settings import Embed
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
-
-# Larger batches gain nothing on a CPU and cost memory: 32 x 256 tokens keeps the activations in cache (measured).
-_BATCH = 32
 
 
 class Embedder:
@@ -74,66 +71,17 @@ class Embedder:
         return self._encoder.encode_one(self._settings.query_prefix + text)
 
 
-def _encoder(settings: Embed, folder: Path) -> _onnx.OnnxEncoder | _TorchEncoder:
+def _encoder(settings: Embed, folder: Path) -> _onnx.OnnxEncoder | _torch.TorchEncoder:
     """By `embed.backend`; `auto` looks at the model's files alone, so that one model always has the same fingerprint."""
     if settings.backend == "torch":
-        return _TorchEncoder(folder, settings.threads)
+        return _torch.TorchEncoder(folder, settings.threads)
     reason = _onnx.unfit(folder)
     if not reason:
         return _onnx.OnnxEncoder(folder, settings.threads)
     if settings.backend == "onnx":
         raise ModelUnusable(f"{folder.name} cannot run on the backend onnx: {reason}.", 'Set embed.backend to "auto".')
     log.info("%s runs on torch, the slower backend: %s", folder.name, reason)
-    return _TorchEncoder(folder, settings.threads)
-
-
-class _TorchEncoder:
-    """The counterpart of `OnnxEncoder` for any sentence-transformers model. A text's row differs by 1e-7 with its batch."""
-
-    kind = "torch-fp32"
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        # Nothing leaves the machine: a name that is not here must fail, not be looked up.
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        try:
-            import torch
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging as transformers_logging
-        except ImportError as error:
-            raise MissingPackage(f"sentence-transformers cannot be imported: {error}.", "Run `make venv` again.") from error
-        transformers_logging.disable_progress_bar()
-        if threads:
-            torch.set_num_threads(threads)
-        self._torch: Any = torch
-        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        self._model.eval()
-        self.tokenizer = _fast_tokenizer(self._model.tokenizer)
-        self.max_tokens = int(self._model.max_seq_length or 512)
-        self.dimension = len(self.encode_one("dimension"))
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, dimension) unit rows."""
-        return self._model.encode(list(texts), batch_size=_BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
-
-    def encode_one(self, text: str) -> NDArray[np.float32]:
-        """(dimension,), unit length. Skips `encode`'s bookkeeping, which costs as much as the model itself."""
-        features = self._model.preprocess([text])
-        with self._torch.inference_mode():
-            row = self._model(features)["sentence_embedding"][0]
-            return self._torch.nn.functional.normalize(row, dim=0).float().numpy()
-
-
-def _fast_tokenizer(tokenizer: Any) -> Any:
-    """A copy of the Rust tokenizer that neither cuts nor pads; the model goes on using its own."""
-    from tokenizers import Tokenizer
-
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelUnusable("The embedding model has no fast tokenizer.", "Choose a model with a tokenizer.json.")
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.no_truncation()
-    copy.no_padding()
-    return copy
+    return _torch.TorchEncoder(folder, settings.threads)
 
 
 def _folder_digest(folder: Path) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rag.errors import MissingPackage
+from rag import _edge
 
 VERSION = 1
 """Of how words are made of a text: stored with each vector, so that those of another version are made anew."""
@@ -153,7 +153,7 @@ def query_vector(text: str, languages: Sequence[str]) -> Any:
     asked_in = language_of(text, languages)
     rest = _WORD.sub(lambda word: " " if is_function_word(word[0].lower(), asked_in) else word[0], cut)
     found = {index for code in languages for index in _bm25(code).embed_query(rest).indices}
-    return _edge().SparseVector(sorted(found), [1.0] * len(found))
+    return _edge.library().SparseVector(sorted(found), [1.0] * len(found))
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -172,17 +172,8 @@ def _has_function_words(language: str) -> bool:
 
 
 @functools.cache
-def _edge() -> Any:
-    try:
-        import qdrant_edge
-    except ImportError as error:
-        raise MissingPackage(f"qdrant-edge-py cannot be imported: {error}.", "Run `make venv` again.") from error
-    return qdrant_edge
-
-
-@functools.cache
 def _bm25(language: str) -> Any:
-    edge = _edge()
+    edge = _edge.library()
     if language == "en":
         return edge.Bm25(edge.Bm25Config(k=BM25_K, b=BM25_B, avg_len=AVG_LEN))
     name, stems, has_list = _KNOWN.get(language, ("", False, False))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rag import _onnx, catalogue, models, window
+from rag import _onnx, _torch, catalogue, models, window
 from rag.errors import MissingPackage, ModelUnusable
 from rag.query import exact_first, literals
 from rag.records import Passage
@@ -41,7 +41,6 @@ MANIFEST, WEIGHTS = "reranker.toml", "weights.safetensors"
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"}
 _LONGEST_QUESTION = 64  # tokens, as in training; of a longer one the beginning is read
-_BATCH = 8  # passages that a CrossEncoder reads together
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +65,10 @@ class Reranker:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._settings = settings
         folder = package_of(settings.model)
-        self._judge: _Own | _CrossEncoder
+        self._judge: _Own | _torch.TorchJudge
         if folder is None:
             self.name = Path(settings.model).name
-            self._judge = _CrossEncoder(settings.model, settings.threads)
+            self._judge = _torch.TorchJudge(settings.model, settings.threads)
         else:
             package = read(folder)
             self.name = package.name
@@ -190,34 +189,3 @@ class _Own:
         encoded = self._model.tokenizer.encode(text, add_special_tokens=False)
         ids, starts = encoded.ids, [start for start, _ in encoded.offsets]
         return [ids[a:b] for a, b in window.pieces(starts, sentence_spans(text)) if b > a]
-
-
-class _CrossEncoder:
-    """Any CrossEncoder with one score, on torch: a folder, or a name that is on this machine."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        # Nothing leaves the machine: a name that is not here must fail, not be looked up.
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        try:
-            import torch
-            from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise MissingPackage(f"sentence-transformers cannot be imported: {error}.", "Run `make venv` again.") from error
-        if threads:
-            torch.set_num_threads(threads)
-        try:
-            self._model: Any = CrossEncoder(str(Path(model).expanduser()), device="cpu", local_files_only=True)
-        except Exception as error:  # any of a dozen kinds, by what is wrong with the files
-            raise ModelUnusable(
-                f"There is no reranker {model!r}: {error}",
-                'Set rerank.model to "reranker", to a CrossEncoder\'s folder, or to "" to do without.',
-            ) from error
-        if self._model.num_labels != 1:
-            raise ModelUnusable(f"The CrossEncoder {model!r} gives {self._model.num_labels} scores a pair.", "Choose one that gives one.")
-        self._sigmoid = torch.nn.Sigmoid()
-
-    def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """As `Reranker.judge`; the texts are read whole, up to the model's limit."""
-        pairs = [(question, text) for text in texts]
-        scores = self._model.predict(pairs, batch_size=_BATCH, activation_fn=self._sigmoid, show_progress_bar=False, convert_to_numpy=True)
-        return np.asarray(scores, np.float32), None

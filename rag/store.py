@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
-from rag.errors import MissingPackage, StoreBroken, StoreFull, StoreLocked
+from rag import _edge
+from rag.errors import StoreBroken, StoreFull, StoreLocked
 from rag.fuse import fuse
 from rag.languages import AVG_LEN as AVG_LEN  # for who measures with the same figures
 from rag.languages import BM25_B as BM25_B
@@ -93,11 +94,7 @@ class EdgeStore:
     """
 
     def __init__(self, folder: Path, dimension: int, fingerprint: str) -> None:
-        try:
-            import qdrant_edge
-        except ImportError as error:
-            raise MissingPackage(f"qdrant-edge-py cannot be imported: {error}.", "Run `make venv` again.") from error
-        self._edge: Any = qdrant_edge
+        self._edge: Any = _edge.library()
         self.folder = folder
         self.dimension = dimension
         self._fingerprint = fingerprint
@@ -781,13 +778,12 @@ def _main(what: str, path: str, dimension: int) -> str | None:
     """What is done in a process of its own: `rewrite` a copy of a shard, or `examine` a shard after a crash. None is well."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive the server (Linux)
-    import qdrant_edge
-
-    shard = qdrant_edge.EdgeShard.load(path)
+    edge = _edge.library()
+    shard = edge.EdgeShard.load(path)
     if what == "examine":
-        return _examine(qdrant_edge, shard, dimension) or None
+        return _examine(edge, shard, dimension) or None
     os.nice(10)  # a tenth of a core beside full load: not starved, as at 19, and not felt
-    _rewrite(qdrant_edge, shard, dimension)
+    _rewrite(edge, shard, dimension)
     shard.close()
     return None
 

@@ -227,7 +227,8 @@ def test_a_refusal_of_an_adapter_is_not_cited(tmp_path: Path, embedder: Embedder
     for marks in (True, False):
         engine = Scripted(prompt.REFUSAL)
         engine.style = adapters.Style(marks=marks)
-        question = Question("When the reading room is closed, what does the notice say?", adapter="legal")
+        asked = "What does the notice say when the reading room is closed, and that it could not find this in your documents?"
+        question = Question(asked, adapter="legal")
         events = ask(question, library(tmp_path, embedder, store, engine, said))
         assert any(isinstance(event, Citation) for event in events) is not marks
 

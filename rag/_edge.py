@@ -1,0 +1,16 @@
+"""Qdrant Edge, imported where it is first needed. The only importer of `qdrant_edge`, for `store.py` and `languages.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rag.errors import MissingPackage
+
+
+def library() -> Any:
+    """The module. Raises `MissingPackage`."""
+    try:
+        import qdrant_edge
+    except ImportError as error:
+        raise MissingPackage(f"qdrant-edge-py cannot be imported: {error}.", "Run `make venv` again.") from error
+    return qdrant_edge
