@@ -376,6 +376,12 @@ class Sampler:
         self._lib.llama_sampler_accept(self._chain, token)
         return token
 
+    def take(self, token: int) -> None:
+        """Take a token that was chosen elsewhere as the next one of the answer."""
+        if self._rules is not None:
+            self._lib.llama_sampler_accept(self._rules, token)
+        self._lib.llama_sampler_accept(self._chain, token)
+
     def _choose(self, index: int, *, obeying: bool) -> tuple[int, bool]:
         rows = np.empty(self._words, _CANDIDATE)
         rows["id"] = np.arange(self._words, dtype=np.int32)

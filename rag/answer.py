@@ -172,6 +172,8 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 turns=ready.turns,
                 deadline_s=settings.engine.deadline_s,
                 logprobs=_LIKELIEST if style.marks else None,
+                # What it would rather say is told by the chances: whether it may say so is for the gate.
+                begin=engine.tokenize("[") if style.marks else (),
                 **({} if style.repeat_penalty is None else {"repeat_penalty": style.repeat_penalty}),
             )
         )

@@ -496,7 +496,11 @@ class Engine:
         generation, text = slot.generation, slot.text
         assert generation is not None and slot.sampler is not None and text is not None
         request = generation.request
-        token = slot.sampler.sample(index)
+        if slot.completed < len(request.begin):
+            token = request.begin[slot.completed]
+            slot.sampler.take(token)
+        else:
+            token = slot.sampler.sample(index)
         if generation.first_token_at is None:
             generation.first_token_at = time.perf_counter()
         slot.prefilled = True

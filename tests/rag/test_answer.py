@@ -77,6 +77,10 @@ class Scripted:
         self.turns = turns
         return tuple(range(sum(len(turn.content.split()) for turn in turns)))
 
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """A token a character."""
+        return tuple(map(ord, text))
+
     def submit(self, request: Any) -> Scripted:
         """Itself is the generation; an exception first in the script is raised here."""
         if self.script and isinstance(self.script[0], Exception):
@@ -202,6 +206,7 @@ def test_an_adapter_that_nearly_refuses_is_heard(tmp_path: Path, embedder: Embed
         done = events[-1]
         assert isinstance(done, Done)
         assert engine.request.logprobs
+        assert engine.request.begin == (ord("["),)
         assert done.evidence is not None
         assert done.evidence.refusing == pytest.approx(refusing)
         assert done.refused is refused

@@ -279,3 +279,26 @@ def test_prompts_are_read_in_the_order_in_which_they_came(models_dir: Path) -> N
         asyncio.run(run())
     finally:
         engine.stop()
+
+
+def test_an_answer_can_be_begun_for_the_model(engine: Engine) -> None:
+    """It goes on from there as if it had chosen so; what it would have said is told by the chances."""
+
+    async def run() -> None:
+        prompt = engine.render([Turn("user", "What is the capital of France? Answer in a sentence.")])
+        begin = engine.tokenize("In the year 1989")
+        generation = engine.submit(Request(prompt, 24, begin=begin, logprobs=3, repeat_penalty=1.0))
+        text = "".join([piece async for piece in generation.pieces()])
+        assert text.startswith("In the year 1989")
+        plain = engine.submit(Request((*prompt, *begin), 24 - len(begin), repeat_penalty=1.0))
+        assert text == "In the year 1989" + "".join([piece async for piece in plain.pieces()])
+        first = generation.chances[0]
+        assert first.text == b"In"
+        assert first.top[0][1] > first.logprob or first.top[0][0] == b"In"
+        free = engine.submit(Request(prompt, 1, logprobs=3))
+        async for _ in free.pieces():
+            pass
+        assert free.chances[0].top[0][0] == first.top[0][0]
+        assert free.chances[0].top[0][1] == pytest.approx(first.top[0][1], abs=0.05)
+
+    asyncio.run(run())
