@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rag.embed import Embedder
 from rag.engine import Engine
@@ -31,6 +32,10 @@ def _own_cores() -> None:
 
 _own_cores()  # before any of them is imported
 
+# No test of chance fails for the time that it takes: a busy machine is no mistake.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -50,7 +55,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def engine(models_dir: Path) -> Iterator[Engine]:
     """The default language model, loaded."""
-    engine = Engine(EngineSettings(queue=4), models_dir)
+    # Said, since the default is by the machine, and a worker beside another has half of it.
+    engine = Engine(EngineSettings(sequences=4, queue=4), models_dir)
     engine.load()
     yield engine
     engine.stop()
