@@ -26,7 +26,8 @@ from server.auth import Guard
 from server.errors import answered, problem_of
 from server.routes import openai
 from server.routes import openai_wire as wire
-from server.routes.dialect import End, Said, Sampling, from_documents, from_model, question_of, seed_of
+from server.routes.assistants import Target
+from server.routes.dialect import Documents, End, Said, Sampling, from_documents, from_model, question_of, seed_of
 from server.routes.tools import ToolCall, ToolCalls
 from tests.conftest import golden, wait_until
 from tests.server.conftest import Served
@@ -265,7 +266,9 @@ def test_what_a_tools_schema_refers_to_is_found() -> None:
 def test_documents_answer_in_prose_and_say_so() -> None:
     """What would change the shape of the answer is refused; how a text is sampled is no matter of principle."""
     turns = (Turn("user", "Why?"),)
-    question = openai.question_for(chat(max_tokens=5, temperature=0, seed=3, top_p=0.5, frequency_penalty=0.2), turns, "guide")
+    question = openai.question_for(
+        chat(max_tokens=5, temperature=0, seed=3, top_p=0.5, frequency_penalty=0.2), turns, Target(Documents("guide"))
+    )
     assert (question.text, question.domain, question.max_tokens, question.temperature, question.seed) == ("Why?", "guide", 5, 0, 3)
     for fields in (
         {"stop": "."},
@@ -274,9 +277,9 @@ def test_documents_answer_in_prose_and_say_so() -> None:
         {"response_format": {"type": "json_object"}},
     ):
         with pytest.raises(ValidationException) as caught:
-            openai.question_for(chat(**fields), turns, None)
+            openai.question_for(chat(**fields), turns, Target(Documents(None)))
         assert wrong_field(caught) == next(iter(fields))
-    assert openai.question_for(chat(tools=[WEATHER], tool_choice="none"), turns, None).text == "Why?"
+    assert openai.question_for(chat(tools=[WEATHER], tool_choice="none"), turns, Target(Documents(None))).text == "Why?"
 
 
 @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2], [[1]], []])
