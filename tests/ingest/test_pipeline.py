@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -43,7 +44,8 @@ def test_a_new_file_is_indexed_with_its_title_text_and_chunks(rig):
     assert document.bytes == len(PAGE)
     assert document.chunks == 2
     assert rig.ledger.text(document.id) == PAGE
-    assert [p.status for p in rig.progress if isinstance(p, Document)] == ["queued", "parsing", "embedding", "indexed"]
+    told = [p.status for p in rig.progress if isinstance(p, Document)]
+    assert [status for status, _ in itertools.groupby(told)] == ["queued", "parsing", "embedding", "indexed"]  # a slow one, with its share
 
 
 def test_nothing_changed_means_nothing_is_read_or_written(rig, monkeypatch):
