@@ -71,7 +71,8 @@ class Adapter:
 class Style:
     """How answers with an adapter are to be asked for and read.
 
-    `marks`: it begins each sentence with the number of its passage (`rag/marks.py`), and refuses with the words of `rag/prompt.py`.
+    `marks`: it begins each sentence with the number of its passage (`rag/marks.py`), or would refuse with the words of `rag/prompt.py`:
+    its first token tells which, and whether it may is for `rag/gate.py`.
     `repeat_penalty`: what it was trained to be sampled with; None is the usual one.
     """
 

@@ -16,9 +16,8 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rag import gate, prompt
@@ -87,15 +86,23 @@ class Library:
     reranker: Reranker | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a question comes to: a follow-up as it would be asked alone, the domain that is named, and the language it is answered in."""
+
+    text: str
+    domain: Domain | None
+    phrases: Phrases
+
+
 async def search(question: Question, library: Library) -> tuple[Passage, ...]:
     """The passages for a question, best first. Raises `InvalidQuestion` and `UnknownDomain`."""
-    return (await _found(question, library))[0]
+    return (await _found(question, await _in_thread(library, _asked, question, library.settings), library))[0]
 
 
-async def _found(question: Question, library: Library) -> tuple[tuple[Passage, ...], float]:
+async def _found(question: Question, asked: _Asked, library: Library) -> tuple[tuple[Passage, ...], float]:
     """As `search`, and the milliseconds that the second look took."""
-    text = _in_full(question, library.settings.server.max_question_chars)
-    domain = _domain(question, library.settings.corpora)
+    domain = asked.domain
     started = time.perf_counter()
     limit = question.limit or (domain and domain.passages) or library.settings.retrieve.passages
     again = library.settings.rerank.candidates if library.reranker is not None else 0
@@ -103,7 +110,7 @@ async def _found(question: Question, library: Library) -> tuple[tuple[Passage, .
     found = await _in_thread(
         library,
         retrieve,
-        text,
+        asked.text,
         embedder=library.embedder,
         store=library.store,
         settings=library.settings.retrieve,
@@ -117,7 +124,7 @@ async def _found(question: Question, library: Library) -> tuple[tuple[Passage, .
     if library.reranker is None:
         return tuple(found), 0.0
     started = time.perf_counter()
-    found = await _in_thread(library, rerank, text, found, library.reranker, library.settings.rerank)
+    found = await _in_thread(library, rerank, asked.text, found, library.reranker, library.settings.rerank)
     return tuple(found[:limit]), _ms_since(started)
 
 
@@ -125,9 +132,8 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
     """Answer from the documents, or refuse: see the module. Raises any `ReadingRoomError`."""
     started = time.perf_counter()
     settings, metrics = library.settings, library.metrics
-    text = _in_full(question, settings.server.max_question_chars)
-    domain = _domain(question, settings.corpora)
-    phrases = _phrases(domain, settings.corpora)
+    asked = await _in_thread(library, _asked, question, settings)
+    text, domain, phrases = asked.text, asked.domain, asked.phrases
     engine = await library.engines.find(question.model or (domain.model if domain else None))
     # The settings' adapter is for the settings' model; another one has its own, or none.
     usual = AUTO if question.model or (domain and domain.model) else settings.engine.adapter
@@ -136,19 +142,22 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
     outcome = "failed"
     generation = None
     try:
-        passages, rerank_ms = await _found(question, library)
+        passages, rerank_ms = await _found(question, asked, library)
         retrieve_ms = round(_ms_since(started) - rerank_ms, 2)
 
         threshold = domain.abstain_below if domain and domain.abstain_below is not None else settings.retrieve.abstain_below
         evidence = gate.weigh(text, passages)
-        # An adapter that refuses by itself has a say too: here only what it could not save is refused.
-        best = gate.heard(evidence, 0.0) if style.marks else evidence
-        if best.chance < threshold:
+        # An adapter that was taught to refuse has a say too: here only what its word could not save is refused.
+        chance = gate.heard(evidence, 0.0).chance if style.marks else evidence.chance
+        if chance < threshold:
             yield PassagesFound(passages, text)
             yield Token(phrases.refusal)
             timings = Timings(retrieve_ms, rerank_ms, _ms_since(started), _ms_since(started))
             outcome = "refused"
-            yield Done(phrases.refusal, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused", evidence=best)
+            yield Done(
+                phrases.refusal, True, (), Usage(), timings, engine.model, _named(adapter), finish_reason="refused",
+                evidence=replace(evidence, chance=chance),
+            )  # fmt: skip
             return
 
         max_tokens = min(question.max_tokens or settings.engine.max_tokens, engine.context_tokens // 2)
@@ -185,20 +194,14 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         said: list[str] = []
         told: set[str] = set()
         ttft_ms = None
+        refused = False
         async for position in generation.queued():
             yield Queued(position)
-        judged = not style.marks
-        pieces = generation.pieces() if phrases is ENGLISH or not style.marks else _translated(generation.pieces(), phrases)
-        async for piece in _shown(pieces, marks if style.marks else None):
-            if not judged and generation.chances:
-                judged = True
+        async for piece in _shown(generation.pieces(), marks if style.marks else None):
+            if style.marks and evidence.refusing is None and generation.chances:
                 evidence = gate.heard(evidence, _refusing(generation))
-                if evidence.chance < threshold:
-                    generation.cancel()
-                    said.append(phrases.refusal)
-                    yield Token(phrases.refusal)
-                    break
-            piece = piece if said else piece.lstrip()
+                refused = evidence.chance < threshold
+            piece = phrases.refusal if refused else piece if said else piece.lstrip()
             if not piece:
                 continue
             if ttft_ms is None:
@@ -206,17 +209,17 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 metrics.first_token.observe(ttft_ms / 1000)
             said.append(piece)
             yield Token(piece)
+            if refused:
+                generation.cancel()
+                break
             finished = sentences.feed(piece)
-            if _refuses(said, style, phrases):
-                continue  # what it has not found stands nowhere
             for found in await _check(finished, checks, library):
                 yield found
             if _has_lost_the_thread(finished, told):
                 generation.cancel()
                 break
-        refused = _refuses(said, style, phrases)
         cut = generation.finish_reason in ("length", "deadline")
-        for found in await _check(() if refused else sentences.flush(), checks, library, cut=cut):
+        for found in await _check(sentences.flush(), checks, library, cut=cut):
             yield found
 
         citations = list(checks.citations)
@@ -255,39 +258,21 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         metrics.answer.observe(time.perf_counter() - started)
 
 
-def _in_full(question: Question, limit: int) -> str:
-    """What is searched for and answered: a follow-up as it would be asked alone. Raises `InvalidQuestion`."""
+def _asked(question: Question, settings: Settings) -> _Asked:
+    """Reads every `domain.toml`, so not in the event loop. Raises `InvalidQuestion` and `UnknownDomain`."""
+    limit = settings.server.max_question_chars
     text = checked(question.text, limit)
-    whole = standalone(text, question.history)
-    return whole if len(whole) <= limit else text
-
-
-def _phrases(domain: Domain | None, corpora: Path) -> Phrases:
-    """Those of the domain's language; of all domains, if they agree in it."""
-    asked = [domain] if domain is not None else read_domains(corpora).values()
-    first = {one.languages[:1] for one in asked}
-    return phrases_of(first.pop()) if len(first) == 1 else ENGLISH
-
-
-async def _translated(pieces: AsyncGenerator[str, None], phrases: Phrases) -> AsyncGenerator[str, None]:
-    """The pieces, but a refusal, as adapters are taught it, in other words: held back for as long as it may be one."""
-    held: str | None = ""
-    async with contextlib.aclosing(pieces):
-        async for piece in pieces:
-            if held is None:
-                yield piece
-            elif not prompt.REFUSAL.startswith((held + piece).strip()):
-                yield held + piece
-                held = None
-            else:
-                held += piece
-    if held:
-        yield phrases.refusal if held.strip() == prompt.REFUSAL else held
-
-
-def _refuses(said: Sequence[str], style: Style, phrases: Phrases) -> bool:
-    """Whether an adapter that was trained to refuse has done so, with the words that it was taught."""
-    return style.marks and "".join(said).strip() == phrases.refusal
+    whole_text = standalone(text, question.history)
+    if question.domain is not None:
+        domain = find_domain(settings.corpora, question.domain, question.within)
+        spoken = {domain.languages[:1]}
+    else:
+        domain = None
+        known = read_domains(settings.corpora)
+        spoken = {one.languages[:1] for name, one in known.items() if question.within is None or name in question.within}
+    # Of several domains, if they agree in it.
+    phrases = phrases_of(spoken.pop()) if len(spoken) == 1 else ENGLISH
+    return _Asked(whole_text if len(whole_text) <= limit else text, domain, phrases)
 
 
 def _refusing(generation: Generation) -> float:
@@ -325,10 +310,6 @@ def checked(text: str, limit: int) -> str:
 async def _in_thread(library: Library, call: Callable[..., T], *args: Any, **options: Any) -> T:
     """What would block the event loop, on the executor's threads."""
     return await asyncio.get_running_loop().run_in_executor(library.executor, partial(call, *args, **options))
-
-
-def _domain(question: Question, corpora: Path) -> Domain | None:
-    return find_domain(corpora, question.domain, question.within) if question.domain is not None else None
 
 
 def _named(adapter: Adapter | None) -> str | None:

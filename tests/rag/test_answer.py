@@ -184,17 +184,6 @@ def test_the_numbers_that_an_adapter_writes_are_not_shown(tmp_path: Path, embedd
     assert engine.request.repeat_penalty == 1.0
 
 
-def test_an_adapter_that_refuses_is_taken_at_its_word(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
-    """Nothing is withdrawn then; from a model without such an adapter the same words are an answer without support."""
-    for style, refused in ((adapters.Style(marks=True), True), (adapters.Style(), False)):
-        engine = Scripted("I could not find", " this in your documents.")
-        engine.style = style
-        done = ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))[-1]
-        assert isinstance(done, Done)
-        assert (done.refused, done.finish_reason, done.answer) == (True, "refused", prompt.REFUSAL)
-        assert done.withheld is not refused
-
-
 def test_an_adapter_that_nearly_refuses_is_heard(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
     """The chance of its first token to begin the refusal is evidence; where it outweighs the rest, nothing of the answer is shown."""
     question = Question("When does the reading room open?", adapter="legal")
@@ -222,20 +211,6 @@ def test_a_lone_passage_has_a_number_for_who_was_taught_to_name_it(tmp_path: Pat
         engine.style = adapters.Style(marks=marks)
         ask(Question("When does the reading room open?", adapter="legal"), library(tmp_path, embedder, store, engine))
         assert (f"[1] {TEXT}" in engine.turns[-1].content) is marks
-
-
-def test_a_refusal_of_an_adapter_is_not_cited(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:
-    """Even where a document has the same words."""
-    of = document("a/notice.txt")
-    said = f"When the reading room is closed, {prompt.REFUSAL} the reading room opens"
-    store.upsert(of, [chunk(of, said)], embedder.embed_passages([said]))
-    for marks in (True, False):
-        engine = Scripted(prompt.REFUSAL)
-        engine.style = adapters.Style(marks=marks)
-        asked = "What does the notice say when the reading room is closed, and that it could not find this in your documents?"
-        question = Question(asked, adapter="legal")
-        events = ask(question, library(tmp_path, embedder, store, engine, said))
-        assert any(isinstance(event, Citation) for event in events) is not marks
 
 
 def test_a_refusal_generates_nothing(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:

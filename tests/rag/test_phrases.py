@@ -9,6 +9,7 @@ import pytest
 from rag import adapters, phrases, prompt
 from rag.answer import Question
 from rag.embed import Embedder
+from rag.generation import TokenChances
 from rag.phrases import BY_LANGUAGE, own_words
 from rag.records import Done, PassagesFound, Token, Turn
 from rag.store import EdgeStore
@@ -59,19 +60,15 @@ def test_a_domain_is_refused_in_its_language(tmp_path: Path, embedder: Embedder,
 
 @pytest.mark.usefixtures("german")
 def test_an_adapters_refusal_is_told_in_the_domains_language(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:  # noqa: F811
-    """It was taught one sentence, in English; what only begins like it is told as it is."""
-    for pieces, refused, answer in (
-        (("I could not", " find this in your documents."), True, GERMAN.refusal),
-        (("I could", " open at nine in the morning."), False, "I could open at nine in the morning."),
-    ):
-        engine = Scripted(*pieces)
-        engine.style = adapters.Style(marks=True)
-        events = ask(Question(OPENING, "a", adapter="legal"), library(tmp_path, embedder, store, engine))
-        done = events[-1]
-        assert isinstance(done, Done)
-        assert done.refused is refused
-        assert done.answer.startswith(answer)
-        assert "".join(event.text for event in events if isinstance(event, Token)).startswith(answer)
+    """Whatever it goes on to say, which nobody sees."""
+    engine = Scripted("[1] ", "It opens at nine in the morning.")
+    engine.style = adapters.Style(marks=True)
+    engine.chances = [TokenChances(b"[", -0.1, ((b"I", -0.001),))]
+    events = ask(Question(OPENING, "a", adapter="legal"), library(tmp_path, embedder, store, engine))
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert (done.refused, done.answer, done.citations) == (True, GERMAN.refusal, ())
+    assert [event.text for event in events if isinstance(event, Token)] == [GERMAN.refusal]
 
 
 def test_a_follow_up_is_searched_for_and_answered_as_it_would_be_asked_alone(tmp_path: Path, embedder: Embedder, store: EdgeStore) -> None:  # noqa: F811
