@@ -6,7 +6,8 @@ Three take turns, question by question, in changing order, so that noise hits al
     in process  `rag.answer.answer`, without HTTP
     bare        `rag/_llama.Llama` with one sequence and a straight loop: prompt in pieces of 512, then token by token
 
-Same file (the Q8_0 copy), same threads, same greedy sampler. Each question has a domain with a prompt of its own, so that no
+Same file (the Q8_0 copy), same threads, same greedy sampler; no adapter, which the bare side has not, and no second look: what these two
+add is in the last row, from two servers in turns. Each question has a domain with a prompt of its own, so that no
 prefix is cached but the template's first tokens (counted: `cached_tokens`, and taken off the bare side's time too). The search's
 own time is taken off ours, as the target says. Answers end where the model ends them; bare goes on to 128 tokens, and
 is compared over as many tokens as the answer had.
@@ -34,17 +35,19 @@ from ingest.ledger import Ledger
 from ingest.pipeline import Pipeline
 from ingest.sandbox import Sandbox
 from rag import answer as path_of_a_question
-from rag import prompt
+from rag import gate, prompt
 from rag._llama import BATCH, Llama, Piece
 from rag.embed import Embedder
-from rag.engine import Engine
+from rag.engines import Engines
 from rag.metrics import Metrics
 from rag.records import Done, Token
-from rag.retrieve import strong
+from rag.retrieve import strong, whole
+from rag.settings import Engine as EngineSettings
 from rag.settings import Settings
 from rag.store import EdgeStore
 
 _TOKENS = 128
+_PLAIN = {"ENGINE__ADAPTER": "none", "RERANK__MODEL": ""}
 # Fewer tokens say little about a rate.
 _LEAST_TOKENS = 8
 
@@ -76,7 +79,7 @@ def measure(*, quick: bool) -> Part:
     cases = _cases(6 if quick else 24)
     with tempfile.TemporaryDirectory(prefix="readingroom-bench-") as name:
         folder = Path(name)
-        settings = Settings(data_dir=folder / "own", corpora=folder / "corpora")
+        settings = Settings(data_dir=folder / "own", corpora=folder / "corpora", engine=EngineSettings(adapter="none"))
         own = _Own(settings, cases)
         try:
             own.index()
@@ -87,13 +90,38 @@ def measure(*, quick: bool) -> Part:
             bare = Llama(file, context_tokens=settings.engine.context_tokens, sequences=1)
             try:
                 _bare(bare, tuple(bare.tokenize("warm up " * 300)), 4)
-                with Served(folder) as served:
+                with Served(folder, **_PLAIN) as served:
                     results = list(_rounds(cases, settings, served, own, bare))
             finally:
                 bare.close()
         finally:
             own.close()
-    return _part(results, file.name)
+        part = _part(results, file.name)
+        _whole_way(folder, cases, part)
+    return part
+
+
+def _whole_way(folder: Path, cases: list[Case], part: Part) -> None:
+    """Time to the first token, the search included, of a server as it comes, against one without adapter and second look, in turns."""
+    firsts: dict[str, list[float]] = {"plain": [], "default": []}
+    (folder / "plain").mkdir()
+    for name in ("data", "corpora"):
+        shutil.copytree(folder / name, folder / "plain" / name, ignore=shutil.ignore_patterns("lock"))
+    every = {"RETRIEVE__ABSTAIN_BELOW": "0"}  # a refusal is sooner than any answer
+    with Served(folder, **every) as default, Served(folder / "plain", **_PLAIN, **every) as plainly:
+        for n, case in enumerate(cases):
+            found = {}
+            for name, served in (("plain", plainly), ("default", default))[:: 1 - 2 * (n % 2)]:
+                time.sleep(0.3)
+                started = time.perf_counter()
+                events = served.ask(case.questions[0], domain=case.domain, max_tokens=_LEAST_TOKENS)
+                clocks = {kind: now for now, kind, _ in reversed(list(events))}
+                found[name] = clocks["token"] - started
+            for name, first in found.items():
+                firsts[name].append(first)
+    ratio = statistics.median(a / b for a, b in zip(firsts["default"], firsts["plain"], strict=True))
+    part.rows.append(at_most("first token with adapter and second look / without, search included, median", ratio, 1.3))
+    part.figures["whole_way"] = {name: summary(seconds) for name, seconds in firsts.items()}
 
 
 def _rounds(cases: list[Case], settings: Settings, served: Served, own: _Own, bare: Llama) -> Iterator[dict[str, Any]]:
@@ -168,7 +196,7 @@ class _Own:
         self._settings = settings
         self._embedder = Embedder(settings.embed)
         self._executor = ThreadPoolExecutor(2)
-        self._engine = Engine(settings.engine, settings.data_dir)
+        self._engines = Engines(settings.engine, settings.data_dir)
         self._store: EdgeStore | None = None
         self._ledger: Ledger | None = None
         for case in cases:
@@ -191,7 +219,7 @@ class _Own:
     def open(self) -> None:
         """The index again, and the engine."""
         self._open_index()
-        self._engine.load()
+        self._engines.load()
 
     def _open_index(self) -> None:
         self._ledger = Ledger(self._settings.data_dir / "ledger.db")
@@ -205,7 +233,7 @@ class _Own:
 
     def close(self) -> None:
         """Let everything go."""
-        self._engine.stop()
+        self._engines.stop()
         self._close_index()
         self._executor.shutdown()
 
@@ -219,7 +247,7 @@ class _Own:
     def _library(self) -> path_of_a_question.Library:
         assert self._store is not None and self._ledger is not None
         return path_of_a_question.Library(
-            self._settings, self._embedder, self._store, self._engine, self._ledger.text, Metrics(), self._executor
+            self._settings, self._embedder, self._store, self._engines, self._ledger.text, Metrics(), self._executor
         )
 
     def ready(self, case: Case, bare: Llama) -> tuple[str, tuple[int, ...]] | None:
@@ -227,14 +255,14 @@ class _Own:
         for question in case.questions:
             library = self._library
             passages = asyncio.run(path_of_a_question.search(path_of_a_question.Question(question, case.domain), library))
-            if path_of_a_question.gate.weigh(question, passages).chance < self._settings.retrieve.abstain_below:
+            if gate.weigh(question, passages).chance < self._settings.retrieve.abstain_below:
                 continue
 
             def render(turns: Any) -> tuple[int, ...]:
                 return tuple(bare.render(turns))
 
             budget = bare.context_tokens - _TOKENS
-            read = strong(passages, self._settings.retrieve.focus)
+            read = whole(strong(passages, self._settings.retrieve.focus), library.text_of)
             return question, prompt.build(question, read, render=render, budget=budget, rules=case.rules).tokens
         return None
 

@@ -43,18 +43,25 @@ class Served:
     its log if it does not come up.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.corpora, self.data = folder / "corpora", folder / "data"
         self._folder = folder
+        self._settings = {f"READINGROOM_{name}": value for name, value in settings.items()}
         self.ready_s = 0.0
 
     def __enter__(self) -> Served:
         self.corpora.mkdir(exist_ok=True)
         arguments = ["serve", "--port", "0", "--data-dir", str(self.data), "--corpora", str(self.corpora)]
+        env = environment() | self._settings
         started = time.perf_counter()
         with (self._folder / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, *arguments], cwd=self._folder, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*COMMAND, *arguments],
+                cwd=self._folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         try:
             self.client = self._connect(started + _READY_S)
