@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rag import facts
 from rag.facts import Claims, Supply
-from rag.marks import Marks
+from rag.marks import Marks, visible
 from rag.records import Citation, Passage, Unsupported
 from rag.sentences import content_stems, sentence_spans
 
@@ -75,9 +75,6 @@ _TABLE_RULE = re.compile(r"^\s*\|?\s*:?-{2,}[-|: ]*$")
 Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
 """Texts to unit rows (n, dimension): `Embedder.embed_passages`."""
 
-Judge = Callable[[str, Sequence[str]], Sequence[float]]
-"""How well each span supports the sentence, 0..1: a cross-encoder."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -101,7 +98,7 @@ class Citer:
     """Cites the sentences of one answer from the passages it was made from. All calls block, some of them for 50 ms.
 
     `text_of` gives a document's present text, or None if it is gone; the quote is verified against it. An answer of one word
-    is read together with `question`. Without `embed` only words are compared; `judge`, where there is one, must agree with it.
+    is read together with `question`. Without `embed` only words are compared.
     """
 
     def __init__(
@@ -110,13 +107,11 @@ class Citer:
         text_of: Callable[[str], str | None],
         question: str = "",
         embed: Embed | None = None,
-        judge: Judge | None = None,
     ) -> None:
         self._passages = passages
         self._text_of = text_of
         self._question = question
         self._embed = embed
-        self._judge = judge
         self._supplies: dict[_Span, Supply] = {}
         self._arounds: dict[tuple[int, str], Supply] = {}
         self._words: dict[int, frozenset[str]] = {}
@@ -150,7 +145,8 @@ class Citer:
         for *_, support, span in ranked:
             if support >= MIN_SUPPORT and self._holds(span, sentence, claims):
                 return self._verified(sentence, span, support)
-        near = self._nearest(sentence, claims, [span for *_, support, span in ranked if support >= _LEAST_SHARED])
+        # Those that carry more words have just been found to lack something.
+        near = self._nearest(sentence, claims, [span for *_, support, span in ranked if _LEAST_SHARED <= support < MIN_SUPPORT])
         return self._verified(sentence, *near) if near else None
 
     def _shared(self, sentence: str, language: str, spans: Sequence[_Span]) -> Iterator[tuple[_Span, float]]:
@@ -168,7 +164,7 @@ class Citer:
             yield span, (sum(self._weight(stem) for stem in own) + _AROUND * around) / total
 
     def _nearest(self, sentence: str, claims: Claims, spans: Sequence[_Span]) -> tuple[_Span, float] | None:
-        """The span that means the sentence, and how nearly: the cosine of their vectors, or the judge's score where that is less."""
+        """The span that means the sentence, and how nearly: the cosine of their vectors."""
         if self._embed is None:
             return None
         fit = (span for span in spans if self._holds(span, sentence, claims))
@@ -179,9 +175,6 @@ class Citer:
         unknown = [text for text in dict.fromkeys((said, *(span.quote for span in compared))) if text not in self._rows]
         self._rows.update(zip(unknown, self._embed(unknown), strict=True))
         scores = [float(self._rows[span.quote] @ self._rows[said]) for span in compared]
-        if self._judge is not None:
-            judged = self._judge(sentence, [span.quote for span in compared])
-            scores = [min(pair) for pair in zip(scores, map(float, judged), strict=True)]
         best = max(range(len(scores)), key=scores.__getitem__)
         return (compared[best], scores[best]) if scores[best] >= MIN_NEARNESS else None
 
@@ -334,7 +327,7 @@ class Checks:
         told: list[Citation | Unsupported] = []
         for n, sentence in enumerate(sentences, 1):
             found = self._citer.check(sentence, self._marks.number_at(self._visible))
-            self._visible += sum(map(len, sentence.split()))
+            self._visible += visible(sentence)
             if isinstance(found, Citation):
                 self.citations.append(found)
             elif found is None or (cut and n == len(sentences)):

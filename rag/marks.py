@@ -46,16 +46,17 @@ class Marks:
         for match in _MARK.finditer(text, known):
             self.numbers.append(int(match[1]))
             shown.append(text[at : match.start()])
-            self._visible += _visible(shown[-1])
+            self._visible += visible(shown[-1])
             self._places[self._visible] = int(match[1])
             at = match.end()
         shown.append(text[at:])
-        self._visible += _visible(shown[-1])
+        self._visible += visible(shown[-1])
         self._before = text[-1:]
         return "".join(shown)
 
 
-def _visible(text: str) -> int:
+def visible(text: str) -> int:
+    """How many characters of a text are not white space: by these a sentence is found again."""
     return sum(map(len, text.split()))
 
 

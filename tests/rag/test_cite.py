@@ -138,28 +138,6 @@ def test_a_paraphrase_is_cited_by_what_means_the_same(embedder: Embedder) -> Non
         assert Citer([part], lambda _: text, embed=embedder.embed_passages).cite(other) is None
 
 
-def test_a_judge_has_a_say_in_paraphrases(embedder: Embedder) -> None:
-    """What it does not believe is not cited; the support is the lesser of both."""
-    text = "Employees receive 28 days of paid vacation every year."
-    part = Passage("c", OF.id, "a", OF.path, "Rules", (), None, 0, len(text), text, 1.0)
-    sentence = "Staff get 28 days of paid holiday annually."
-    asked: list[tuple[str, list[str]]] = []
-
-    def judge(score: float) -> Citation | None:
-        def scores(sentence: str, spans: object) -> list[float]:
-            asked.append((sentence, list(spans)))  # type: ignore[call-overload]
-            return [score]
-
-        return Citer([part], lambda _: text, embed=embedder.embed_passages, judge=scores).cite(sentence)
-
-    assert judge(0.1) is None
-    assert judge(1.0) is not None
-    believed = judge(MIN_NEARNESS)
-    assert believed is not None
-    assert believed.support == MIN_NEARNESS
-    assert asked == [(sentence, [text])] * 3
-
-
 def test_the_passage_that_was_pointed_at_is_cited_if_it_says_it_too() -> None:
     """A tie is broken by the number; a number never takes the place of the words."""
     texts = ("The room opens at nine.", "The room opens at nine.", "The café sells tea.")
