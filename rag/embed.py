@@ -1,8 +1,8 @@
-"""Text to vectors, with a sentence-transformers model on this machine. The only importer of torch.
+"""Text to vectors, with a sentence-transformers model on this machine.
 
 Rows are unit length, so a dot product is a cosine. Two ways to run a model: `rag/_onnx.py` (8-bit weights, for BERT encoders, the
-default one among them) and sentence-transformers on torch, which takes any. What is embedded (headings and text) is decided
-by `ingest/chunk.py`; where vectors go, by `rag/store.py`.
+default one among them) and `rag/_torch.py`, which takes any. What is embedded (headings and text) is decided by `ingest/chunk.py`;
+where vectors go, by `rag/store.py`.
 """
 
 from __future__ import annotations

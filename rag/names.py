@@ -60,7 +60,7 @@ class Name:
 
 def names(text: str, known: Collection[str] = ()) -> Iterator[Name]:
     """The names of a sentence. It may begin with one only if that is `known` (see `known_names`), an acronym, or of several words."""
-    tokens = [(match[0], match.start(), match.end()) for match in re.finditer(r"[^\W_]+(?:[.'][^\W_]+)*", text)]
+    tokens = [(match[0], match.start(), match.end()) for match in _WORD.finditer(text)]
     letters = [word for word, _, _ in tokens if word[0].isalpha() and len(word) > 3]
     capital = sum(word[0].isupper() for word in letters)
     # A heading, a shout, or a language that writes nouns so.

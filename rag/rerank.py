@@ -11,7 +11,6 @@ base's own, which is the embedder: they are in its data wheel and not in the pac
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -131,7 +130,7 @@ def weights(package: Package) -> dict[str, Any]:
     """Its tensors in float32, checked against its manifest. Raises `ModelUnusable`."""
     path = package.folder / WEIGHTS
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = models.sha256(path)
         found = _onnx.read_tensors(path, _DTYPES)
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnusable(f"The weights of the reranker {package.name} cannot be read: {error}.", _AGAIN) from error
