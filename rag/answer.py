@@ -181,6 +181,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 turns=ready.turns,
                 deadline_s=settings.engine.deadline_s,
                 logprobs=_LIKELIEST if style.marks else None,
+                logprobs_tokens=1,
                 # What it would rather say is told by the chances: whether it may say so is for the gate.
                 begin=engine.tokenize("[") if style.marks else (),
                 **({} if style.repeat_penalty is None else {"repeat_penalty": style.repeat_penalty}),

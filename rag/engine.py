@@ -509,7 +509,7 @@ class Engine:
             return
         slot.completed += 1
         generation.usage = Usage(len(request.prompt), slot.completed, generation.usage.cached_tokens)
-        if request.logprobs is not None:
+        if request.logprobs is not None and (request.logprobs_tokens is None or len(generation.chances) < request.logprobs_tokens):
             logprob, top = llama.chances(index, token, request.logprobs)
             generation.chances.append(TokenChances(llama.piece(token), logprob, tuple((llama.piece(t), p) for t, p in top)))
         if piece := text.feed(llama.piece(token)):

@@ -295,9 +295,10 @@ def test_an_answer_can_be_begun_for_the_model(engine: Engine) -> None:
         first = generation.chances[0]
         assert first.text == b"In"
         assert first.top[0][1] > first.logprob or first.top[0][0] == b"In"
-        free = engine.submit(Request(prompt, 1, logprobs=3))
+        free = engine.submit(Request(prompt, 4, logprobs=3, logprobs_tokens=1))
         async for _ in free.pieces():
             pass
+        assert (len(generation.chances), len(free.chances)) == (generation.usage.completion_tokens, 1)
         assert free.chances[0].top[0][0] == first.top[0][0]
         assert free.chances[0].top[0][1] == pytest.approx(first.top[0][1], abs=0.05)
 
