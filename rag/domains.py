@@ -103,23 +103,33 @@ def read_domain(folder: Path) -> Domain:
 
 def read_domains(corpora: Path) -> dict[str, Domain]:
     """All domains by name, sorted. One with a broken `domain.toml` is there, with its `error` and the defaults."""
-    found = {}
-    folders = sorted(corpora.iterdir()) if corpora.is_dir() else []
-    for folder in folders:
-        # A linked folder could lead anywhere, so a domain is a real one.
-        if not folder.is_dir() or folder.is_symlink() or _patterns(())[0](folder.name):
-            continue
-        try:
-            found[folder.name] = read_domain(folder)
-        except InvalidSettings as error:
-            found[folder.name] = Domain(folder.name, title=folder.name, error=error.message)
-    return found
+    return {folder.name: _in_any_case(folder) for folder in _folders(corpora)}
 
 
 def find_domain(corpora: Path, name: str, within: Collection[str] | None = None) -> Domain:
-    """The domain of that name. Raises `UnknownDomain`, naming those there are; `within` are those that may be named, None all."""
-    domains = {known: domain for known, domain in read_domains(corpora).items() if within is None or known in within}
-    if name not in domains:
-        known = ", ".join(domains) or "none yet"
+    """The domain of that name. Raises `UnknownDomain`, naming those there are; `within` are those that may be named, None all.
+
+    Each question asks for one, so only that one's file is read.
+    """
+    folders = {folder.name: folder for folder in _folders(corpora) if within is None or folder.name in within}
+    if name not in folders:
+        known = ", ".join(folders) or "none yet"
         raise UnknownDomain(f"There is no domain {name!r}.", f"Make the folder {name!r} in the watched folder, or choose one of: {known}.")
-    return domains[name]
+    return _in_any_case(folders[name])
+
+
+def _folders(corpora: Path) -> list[Path]:
+    """Those that are domains, sorted."""
+    # A linked folder could lead anywhere, so a domain is a real one.
+    return [
+        folder
+        for folder in (sorted(corpora.iterdir()) if corpora.is_dir() else ())
+        if folder.is_dir() and not folder.is_symlink() and not _patterns(())[0](folder.name)
+    ]
+
+
+def _in_any_case(folder: Path) -> Domain:
+    try:
+        return read_domain(folder)
+    except InvalidSettings as error:
+        return Domain(folder.name, title=folder.name, error=error.message)
