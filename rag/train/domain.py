@@ -26,7 +26,7 @@ from rag.train.pool import Pool, fingerprint
 from rag.train.questions import pool_of
 from rag.train.tokens import Tokens, corpus
 
-CARD, REPORT = "README.md", "report.json"
+CARD = "README.md"
 
 _LEAST = 60
 """Questions, below which there is nothing to learn and nothing to judge by."""
@@ -76,7 +76,7 @@ def lesson(texts: Mapping[str, Sequence[str]], *, general: Pool | None = None, c
             "Train on a domain with more text in whole sentences, or use the adapter `grounded` as it is.",
         )
     seen, unseen = kept_apart(own)
-    judged = verdict.examples(unseen, count, seed + 1) if unseen.answerable else []
+    judged = verdict.examples(unseen, count, seed + 1)
     if not judged:
         raise InvalidInput("The documents are too alike or too short to judge an adapter by.", "Train on a domain with more text.")
     forgotten: list[Example] = []
@@ -128,13 +128,16 @@ def joined(first: Pool, second: Pool) -> Pool:
 
 
 def begun(package: adapters.Package, base: Path) -> tuple[convert.Lora, float]:
-    """An adapter's LoRA and its alpha, to go on from. Raises `AdapterUnusable` for one that leaves layers out, `MissingPackage`."""
+    """An adapter's LoRA and its alpha, its own scale in it, to go on from what people were answered with.
+
+    Raises `AdapterUnusable` for one that leaves layers out, `MissingPackage`.
+    """
     told = convert.config(base)
     known, alpha = convert.read(package.weights, heads=told["num_attention_heads"], kv_heads=told["num_key_value_heads"])
     wanted = {f"model.layers.{layer}.{module}" for layer in range(told["num_hidden_layers"]) for module in convert.NAMES}
     if set(known) != wanted:
         raise AdapterUnusable(f"{package.name} leaves out layers of the model, or has others.", "Begin from another one, or from `none`.")
-    return known, alpha
+    return known, alpha * package.scale
 
 
 def train(
@@ -195,8 +198,8 @@ def evaluate(
         if begin is not None:
             (place / "adapters" / "began").symlink_to(begin.folder.resolve(), target_is_directory=True)
         names = ["", *(["began"] if begin is not None else []), "made"]
-        queue = len(lesson.judged) + len(lesson.general)
-        engine = Engine(replace(settings, sequences=4, queue=queue, context_tokens=max(2048, settings.context_tokens)), place)
+        room = max(2048, settings.context_tokens)
+        engine = Engine(replace(settings, sequences=verdict.AT_ONCE, queue=verdict.AT_ONCE, context_tokens=room), place)
         engine.load()
         own, general = (
             [each for each in of if len(engine.render(each.turns)) + verdict.MOST_TOKENS <= engine.context_tokens]

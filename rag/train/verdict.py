@@ -21,7 +21,7 @@ from rag.train.measure import REFUSES
 from rag.train.pool import Pool
 
 # As many as the engine answers at a time: the next is read while the others are written.
-_AT_ONCE = 4
+AT_ONCE = 4
 MOST_TOKENS = 96
 """Of an answer: what is learnt is a sentence or two."""
 
@@ -36,7 +36,9 @@ class Judged:
 
 
 def examples(pool: Pool, count: int, seed: int) -> list[Example]:
-    """So many of the mix, as many to be answered as to be refused, no prompt twice; fewer if the pool has no more."""
+    """So many of the mix, as many to be answered as to be refused, no prompt twice; fewer, or none, if the pool has no more."""
+    if not pool.answerable:
+        return []
     found: dict[bool, dict[tuple[Any, ...], Example]] = {True: {}, False: {}}
     for example in itertools.islice(Mix(pool, seed), count * 20):
         of = found[example.kind in ANSWERED]
@@ -56,7 +58,7 @@ async def ask(engine: Engine, asked: Sequence[Example], adapter: str, told: Call
     """
     applied = engine.adapter(adapter)
     penalty = engine.style_of(applied).repeat_penalty if applied else None
-    room = asyncio.Semaphore(_AT_ONCE)
+    room = asyncio.Semaphore(AT_ONCE)
 
     async def one(example: Example) -> Judged:
         async with room:

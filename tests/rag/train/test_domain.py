@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from rag.records import Turn
 from rag.settings import Engine as EngineSettings
 from rag.train import convert, domain, lora, questions, verdict
 from rag.train.examples import ANSWERED, REFUSAL, Example
-from rag.train.pool import Pool
 from tests.rag.train.tiny import HEADS, HEADS_KV, random_lora, write
 
 pytest.importorskip("gguf", reason="the extra `train` is not installed")
@@ -94,6 +94,13 @@ def test_examples_to_judge_by_are_half_and_half_and_of_the_domain() -> None:
         assert not {"table", "no-cell"} & {each.kind for each in judged}
     assert (lesson.documents, lesson.questions) == (26, len(questions.pool_of(documents(26)).answerable))
     assert 0 < lesson.apart < lesson.questions
+
+
+def test_a_general_pool_too_small_to_judge_by_is_mixed_in_all_the_same() -> None:
+    """Of one article all is taught: what was forgotten is then not measured."""
+    lesson = domain.lesson(documents(26), general=questions.pool_of({"g.md": documents(1)["d0.md"]}), count=10)
+    assert lesson.general == ()
+    assert "g.md" in {lesson.taught.passages[asked.passage].group for asked in lesson.taught.answerable}
 
 
 def test_two_pools_are_joined_with_their_passages() -> None:
@@ -181,6 +188,12 @@ def test_an_adapter_that_leaves_layers_out_cannot_be_begun_from(base: ModelFile,
         domain.begun(package, base.path)
 
 
+def test_an_adapter_that_is_applied_weakly_is_begun_from_as_it_is_applied(base: ModelFile, began: adapters.Package) -> None:
+    """What it is compared with is answered at its own scale, and what is made has a scale of 1."""
+    assert domain.begun(began, base.path)[1] == 8.0
+    assert domain.begun(replace(began, scale=0.5), base.path)[1] == 4.0
+
+
 def test_stopped_before_the_first_step_nothing_is_written(base: ModelFile, tmp_path: Path) -> None:
     """No file that looks like an adapter and is none."""
     lesson = domain.lesson(documents(26), count=10)
@@ -205,7 +218,5 @@ def test_the_shipped_adapter_can_be_begun_from(tmp_path: Path) -> None:
 def test_a_pool_without_real_unanswerable_questions_is_refused_as_often() -> None:
     """What is made by rule takes their place: about half of what a domain teaches is to refuse."""
     pool = questions.pool_of(documents(26))
-    assert isinstance(pool, Pool)
-    judged = domain.verdict.Mix(pool, 1)
-    kinds = [each.kind in ANSWERED for each, _ in zip(judged, range(600), strict=False)]
-    assert 0.4 < sum(kinds) / len(kinds) < 0.75
+    kinds = [each.kind in ANSWERED for each, _ in zip(domain.verdict.Mix(pool, 1), range(600), strict=False)]
+    assert 0.4 < sum(kinds) / len(kinds) < 0.66  # .70 to .72 where nothing takes their place
