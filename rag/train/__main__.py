@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     step.add_argument("--base", type=Path, help="as `second-base` wrote it; else the embedder's file is read")
     step.add_argument("--seconds", type=float, default=1e9)
     step.add_argument("--steps", type=int, default=1_000_000)
-    step.add_argument("--shares", default="plain", help="of the kinds of queries: plain or wide")
+    step.add_argument("--shares", choices=("plain", "wide"), default="plain", help="of the kinds of queries")
     step.add_argument("--rate", type=float, default=1e-4)
     step.add_argument("--groups", type=int, default=160, help="queries of a step, each with six passages")
     step.add_argument("--seed", type=int, default=1)
@@ -200,17 +200,14 @@ def _second(given: argparse.Namespace) -> None:
     if given.step == "second-base":
         np.savez_compressed(given.file, **weights.packed(weights.weights_of(models.locate(_EMBEDDER, "embedder").path)))
     elif given.step == "second-mix":
-        from tokenizers import Tokenizer
-
+        from rag import _onnx
         from rag.train.pairs import KINDS, lessons
         from rag.train.pool import Pool, held_out
 
         pool = Pool.read(given.pool, held_out(given.held_out))
         if given.passages:
             pool = pool.first(given.passages)
-        tokenizer = Tokenizer.from_file(str(models.locate(_EMBEDDER, "embedder").path / "tokenizer.json"))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
+        tokenizer = _onnx.tokenizer_of(models.locate(_EMBEDDER, "embedder").path)
         made = lessons(pool, tokenizer, seed=given.seed, workers=given.workers)
         made.write(given.file)
         counts = {kind: int((made.kinds == n).sum()) for n, kind in enumerate(KINDS)}

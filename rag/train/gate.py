@@ -17,6 +17,7 @@ import numpy as np
 from rag.errors import InvalidInput
 from rag.gate import scaled, signs_of
 from rag.records import Evidence
+from rag.train.lora import area
 
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +62,7 @@ def weights(found: Sequence[tuple[Evidence, bool]]) -> dict[str, Any]:
             chances = 1 / (1 + np.exp(-guessed))
             told["+".join(signs)] = {
                 "weights": dict(zip(("", *signs), fit(rows, right, directions).round(3).tolist(), strict=True)),
-                "area": round(_area(guessed, right), 4),
+                "area": round(area(guessed, right > 0), 4),
                 "trade_off": [
                     [threshold, *(round(float((chances[right == kind] < threshold).mean()), 3) for kind in (0, 1))]
                     for threshold in (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
@@ -101,9 +102,3 @@ def _fit(rows: Array, right: Array) -> Array:
         if np.abs(step).max() < 1e-8:
             break
     return found
-
-
-def _area(scores: Array, right: Array) -> float:
-    """Under the ROC curve: the chance that an answerable question scores above an unanswerable one."""
-    ahead = scores[right > 0][:, None] - scores[right == 0][None, :]
-    return float((ahead > 0).mean() + 0.5 * (ahead == 0).mean())

@@ -213,7 +213,7 @@ def train(
         if done >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * _fall(done, recipe.warm_up)
+            group["lr"] = recipe.rate * fall(done, recipe.warm_up)
         total = float(sum(each.weights.sum() for each in held))
         stopped = False
         for each in held:
@@ -258,7 +258,7 @@ def _steps(corpus: Corpus, recipe: Recipe) -> Iterator[list[Batch]]:
         passes += 1
 
 
-def _fall(share: float, warm_up: float) -> float:
+def fall(share: float, warm_up: float) -> float:
     """Linear rise, then a cosine to nothing."""
     return share / warm_up if share < warm_up else 0.5 * (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up)))
 
@@ -307,7 +307,7 @@ def judge(model: LlamaForCausalLM, corpus: Corpus, device: str, *, refusing: int
                 told.setdefault(str(corpus.kinds[i]), []).append((float(refusal[of[0]]), second, float(right[of].mean())))
     chances = [(chance, kind not in ANSWERED) for kind, found in told.items() for chance, _, _ in found]
     return {
-        "area": round(_area(chances), 4),
+        "area": round(area([chance for chance, _ in chances], [refuse for _, refuse in chances]), 4),
         "kinds": {
             kind: {
                 "count": len(found),
@@ -322,12 +322,14 @@ def judge(model: LlamaForCausalLM, corpus: Corpus, device: str, *, refusing: int
     }
 
 
-def _area(chances: Sequence[tuple[float, bool]]) -> float:
-    """Of the ROC curve, by ranks; nan if there is only one of the two."""
-    order = np.argsort([chance for chance, _ in chances], kind="stable")
-    wanted = np.array([refuse for _, refuse in chances])[order]
-    yes, no = int(wanted.sum()), int((~wanted).sum())
-    return float((np.flatnonzero(wanted).sum() - yes * (yes - 1) / 2) / (yes * no)) if yes and no else math.nan
+def area(chances: Sequence[float], wanted: Sequence[bool]) -> float:
+    """Under the ROC curve: how often one that is wanted has more of a chance than one that is not, equal ones half; nan without both."""
+    chance, want = np.asarray(chances), np.asarray(wanted, bool)
+    yes, no = chance[want], np.sort(chance[~want])
+    if not len(yes) or not len(no):
+        return math.nan
+    behind = np.searchsorted(no, yes, "left") + np.searchsorted(no, yes, "right")
+    return float(behind.mean() / (2 * len(no)))
 
 
 def _trade_off(chances: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:

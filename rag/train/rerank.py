@@ -11,7 +11,6 @@ How long is given in seconds, and the learning rate falls with them. Read `pairs
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rag.train.lora import area, fall
 from rag.train.pairs import ASK, KINDS, LOST, NONE, SHARES, Array, Lessons
 from rag.train.steps import NO, OUT, SLOTS, YES, Step, Steps, Teacher, padded
 from rag.train.weights import EXITS, LARGEST, Tensors, save
@@ -194,7 +194,7 @@ def train(trunk: Trunk, taught: Lessons, taught_by: Teacher, recipe: Recipe, kep
         if kept is not None and before < 0.5 <= share:
             save(trunk.arrays(), {"steps": step}, kept)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * group["times"] * _fall(share, recipe.warm_up)
+            group["lr"] = recipe.rate * group["times"] * fall(share, recipe.warm_up)
         w = trunk.used()
         logits = torch.cat([trunk.logits(w, chunk, recipe.dropout) for chunk in each.chunks])
         for name, value in _losses(logits, each).items():
@@ -232,11 +232,6 @@ def _steps(taught: Lessons, taught_by: Teacher, recipe: Recipe) -> Iterator[Step
 
 def _same(step: Step) -> Step:
     return step
-
-
-def _fall(share: float, warm_up: float) -> float:
-    """Linear rise, then a cosine to nothing."""
-    return share / warm_up if share < warm_up else 0.5 * (1 + math.cos(math.pi * (share - warm_up) / (1 - warm_up)))
 
 
 def _losses(logits: Tensor, step: Step) -> dict[str, Tensor]:
@@ -301,13 +296,5 @@ def judge(trunk: Trunk, taught: Lessons, taught_by: Teacher, *, room: int, most:
         "room": room,
         "reciprocal_rank": {kind: dict(zip(names, np.round(np.mean(rows, 0), 4).tolist(), strict=True)) for kind, rows in ranks.items()},
         "queries": {kind: len(rows) for kind, rows in ranks.items()},
-        "area": {name: round(_area([(each[n], yes) for each, yes in chances]), 4) for n, name in enumerate(names[:-1])},
+        "area": {name: round(area([each[n] for each, _ in chances], [yes for _, yes in chances]), 4) for n, name in enumerate(names[:-1])},
     }
-
-
-def _area(chances: Sequence[tuple[float, bool]]) -> float:
-    """Of the ROC curve, by ranks; nan if there is only one of the two."""
-    order = np.argsort([chance for chance, _ in chances], kind="stable")
-    wanted = np.array([yes for _, yes in chances], bool)[order]
-    yes, no = int(wanted.sum()), int((~wanted).sum())
-    return float((np.flatnonzero(wanted).sum() - yes * (yes - 1) / 2) / (yes * no)) if yes and no else math.nan

@@ -225,3 +225,10 @@ def test_an_adapter_is_read_as_it_was_written(tmp_path: Path) -> None:
     for name, (a, b) in learnt.items():
         assert (again[name][0] == a).all()
         assert (again[name][1] == b).all()
+
+
+def test_the_area_counts_pairs_in_the_right_order() -> None:
+    """Equal ones half; of one kind alone there is none."""
+    assert lora.area([0.9, 0.4, 0.4, 0.1], [True, False, True, False]) == 3.5 / 4
+    assert lora.area([0.1, 0.9], [True, False]) == 0.0
+    assert np.isnan(lora.area([0.5], [True]))

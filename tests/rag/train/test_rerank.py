@@ -148,7 +148,7 @@ def test_what_is_held_out_is_in_no_lesson(tokenizer: Any, tmp_path: Path) -> Non
 @pytest.mark.nightly
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the data beside the checkout is not there")
 def test_the_real_lessons_leave_out_what_is_measured_on(tokenizer: Any) -> None:
-    """Of the real pool and the real sets: no query has the content words of a question of theirs."""
+    """Of the real pool and the real sets: neither a question nor a passage, nor a sentence of one."""
     from rag.train.pool import fingerprints
 
     held = held_out(SHARED / "qa")
