@@ -28,6 +28,7 @@ from rag import facts, golden, importers
 from rag.answer import Question, answer
 from rag.cite import Citer
 from rag.golden import Item
+from rag.phrases import own_words
 from rag.records import Citation, Done, Passage, PassagesFound, Unsupported
 from rag.sentences import sentence_spans
 from rag.settings import Cite, load
@@ -94,7 +95,7 @@ def citer(item: Item, passages: Sequence[Passage], room: ReadingRoom) -> Citer:
 
 def checked(item: Item, passages: tuple[Passage, ...], done: Done, room: ReadingRoom) -> Case:
     """The answer's sentences once more, by themselves, so that their time is known."""
-    own = done.answer.partition("\n\nThat is not backed by a quote.")[0]
+    own, _ = own_words(done.answer)
     started = time.perf_counter()
     given = citer(item, passages, room)
     sentences = [own[start:end] for start, end in sentence_spans(own)]

@@ -1,6 +1,6 @@
 """Retrieval on sets of questions: chunking, BM25's parameters, fusion, candidates; swept in memory, then checked on the real store.
 
-    python -m bench.retrieval [--sets ...] [--cache FOLDER] [--sweep cutting fusion bm25 candidates diversity exact focus] [--real]
+    python -m bench.retrieval [--sets ...] [--cache FOLDER] [--sweep cutting fusion bm25 depth focus] [--real]
 
 Vectors are kept in the cache by the text that they are of, so only the first run embeds: ten minutes on two cores, most of it
 SciFact. Both searches are then exact and whole, (questions, passages) each, and a fusion of them is a line of numpy. `--real` puts
@@ -37,10 +37,12 @@ from rag.errors import NotFound
 from rag.evaluate import DEPTH, ranks
 from rag.fuse import fuse
 from rag.golden import Item
+from rag.languages import AVG_LEN, BM25_B, BM25_K
 from rag.records import Chunk, Document, Passage, document_id
 from rag.retrieve import retrieve
+from rag.sentences import sentence_spans
 from rag.settings import Embed, Ingest, Retrieve
-from rag.store import AVG_LEN, BM25_B, BM25_K, EdgeStore, sparse_text
+from rag.store import EdgeStore, sparse_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,8 +201,6 @@ def load(name: str, cutting: Cutting, embedder: Embedder, vectors: Vectors, data
 
 def _overlapping(chunks: Sequence[Chunk], text: str, overlap: int, embedder: Embedder) -> list[Chunk]:
     """The chunks, each beginning with the last sentences of the one before it, as many as have `overlap` tokens."""
-    from rag.sentences import sentence_spans
-
     made = list(chunks[:1])
     for before, one in itertools.pairwise(chunks):
         if (before.heading, before.page) == (one.heading, one.page) and not text[before.end : one.start].strip():
@@ -358,7 +358,7 @@ def judge(bench: Bench, rankings: Iterator[tuple[NDArray[np.int64], NDArray[np.f
 Line = Callable[[Bench], dict[str, list[float]]]
 
 
-def as_set(fusion: Fusion, *, k: float = 1.2, b: float = 0.75, average: float = 150.0, **options: Any) -> Line:
+def as_set(fusion: Fusion, *, k: float = BM25_K, b: float = BM25_B, average: float = AVG_LEN, **options: Any) -> Line:
     """Judge a fusion with those parameters of BM25."""
     return lambda bench: judge(bench, found(bench, bench.dense, bench.words.scores(k, b, average), fusion, **options))
 
@@ -409,9 +409,9 @@ def compare(benches: Sequence[Bench], lines: dict[str, Line]) -> dict[str, dict[
     return found
 
 
-def in_prompt(bench: Bench, fusion: Fusion, focus: float, passages: int, **parameters: float) -> tuple[float, float, float]:
+def in_prompt(bench: Bench, fusion: Fusion, focus: float, passages: int) -> tuple[float, float, float]:
     """What `strong` would leave: share of questions with a gold passage among it, passages, and characters of them."""
-    bm25 = bench.words.scores(parameters.get("k", 1.2), parameters.get("b", 0.75), parameters.get("average", 150.0))
+    bm25 = bench.words.scores(BM25_K, BM25_B, AVG_LEN)
     rows = []
     for item, (order, values) in zip(bench.items, found(bench, bench.dense, bm25, fusion, depth=passages), strict=True):
         kept = [bench.passages[i] for i, value in zip(order, values, strict=True) if value >= focus * values[0]]

@@ -29,6 +29,7 @@ from bench import (
     memory,
     reconcile,
     rename,
+    rerank,
     retrieval,
     save,
     scale,
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "engine": engine.measure,
     "search": search.measure,
     "retrieval": retrieval.measure,
+    "rerank": rerank.measure,
     "embed": embed.measure,
     "ingest": ingest.measure,
     "formats": formats.measure,
@@ -58,7 +60,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "bad": bad.measure,
     "hostile": hostile.measure,
 }
-LONG = frozenset({"retrieval", "scale-real", "hostile"})
+LONG = frozenset({"retrieval", "rerank", "scale-real", "hostile"})
 """What takes a quarter of an hour or more: measured only when it is named."""
 
 

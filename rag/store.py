@@ -45,9 +45,6 @@ from filelock import FileLock, Timeout
 from rag import _edge
 from rag.errors import StoreBroken, StoreFull, StoreLocked
 from rag.fuse import fuse
-from rag.languages import AVG_LEN as AVG_LEN  # for who measures with the same figures
-from rag.languages import BM25_B as BM25_B
-from rag.languages import BM25_K as BM25_K
 from rag.languages import DEFAULT, document_vector, language_of, query_vector, stamp, stamped
 from rag.records import Chunk, Document, Passage, Scores
 
