@@ -1,8 +1,8 @@
 """Passages in Qdrant: dense vectors (cosine) and BM25 vectors side by side, both searched and fused.
 
-`EdgeStore` keeps them in a folder, in this process; it and `rag/languages.py`, which makes BM25 vectors of texts, are the importers of
-`qdrant_edge`. One process at a time may have the folder open. What is a chunk is decided by `ingest/chunk.py`; which passages answer
-a question, by `rag/retrieve.py`.
+`EdgeStore` keeps them in a folder, in this process; one process at a time may have the folder open. What is done with a shard's files as a
+whole is in `rag/shard.py`, how BM25 vectors are made in `rag/languages.py`. What is a chunk is decided by `ingest/chunk.py`; which
+passages answer a question, by `rag/retrieve.py`.
 
     folder/current        which shard counts, and whose vectors it holds; replaced in one stroke
     folder/shard-*/       Qdrant's files; any but the current one is a rewriting that a crash cut short, and is deleted
@@ -24,12 +24,10 @@ points), holds against a power cut as well, and held through 25 `kill -9` at ran
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -47,16 +45,13 @@ from rag.errors import StoreBroken, StoreFull, StoreLocked
 from rag.fuse import fuse
 from rag.languages import DEFAULT, document_vector, language_of, query_vector, stamp, stamped
 from rag.records import Chunk, Document, Passage, Scores
+from rag.shard import DENSE, SPARSE, allocated, copy, create, rewrite, unsound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-DENSE, SPARSE = "dense", "bm25"
-_NOBODY = uuid.UUID(int=0)
-"""A point that is written only to be deleted, see `_touch_and_forget`."""
 
 # Passages that have all words of a literal come first in a search for these words; one that repeats a rare one of them may be between.
 _LITERAL_HITS = 20
@@ -152,7 +147,10 @@ class EdgeStore:
         if shard is None:
             self.check_space()
             name = f"shard-{uuid.uuid4().hex[:12]}"
-            shard = self._create(self.folder / name)
+            try:
+                shard = create(self._edge, self.folder / name, self.dimension)
+            except Exception as error:
+                raise _unusable(self.folder / name, error) from error
             self._point_at(name)
             self._note_unforgotten(0)
         assert name is not None
@@ -180,14 +178,14 @@ class EdgeStore:
         else:
             try:
                 shard = self._edge.EdgeShard.load(str(path))
-                problem = self._unsound(shard)
+                problem = unsound(self._edge, shard, self.dimension)
                 if not problem:
                     return shard
                 shard.close()
             except Exception as error:  # qdrant_edge raises bare Exception, told apart by its text
                 problem = str(error)
             except BaseException as error:
-                if not _is_panic(error):
+                if not _edge.is_panic(error):
                     raise
                 problem = str(error)
         log.error("the vector store cannot be opened and is rebuilt from the folder; its files go to `broken`: %s", problem)
@@ -198,29 +196,6 @@ class EdgeStore:
             with contextlib.suppress(FileNotFoundError):
                 path.rename(self.folder / "broken")
         return None
-
-    def _unsound(self, shard: Any) -> str:
-        """What is wrong with a sample of the points, at most one sentence: files of zeros load without complaint."""
-        return _unsound(self._edge, shard, self.dimension)
-
-    def _create(self, path: Path) -> Any:
-        edge = self._edge
-        path.mkdir(parents=True)
-        config = edge.EdgeConfig(
-            vectors={DENSE: edge.EdgeVectorParams(self.dimension, edge.Distance.Cosine)},
-            sparse_vectors={SPARSE: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-            # With these, `optimize` writes anew each segment that has even one deleted point.
-            optimizers=edge.EdgeOptimizersConfig(deleted_threshold=0.0, vacuum_min_vector_number=0),
-            wal_enabled=False,
-        )
-        try:
-            shard = edge.EdgeShard.create(str(path), config)
-            for field in ("domain", "document_id"):
-                shard.update(edge.UpdateOperation.create_field_index(field, edge.PayloadSchemaType.Keyword))
-            shard.flush()
-        except Exception as error:
-            raise _unusable(path, error) from error
-        return shard
 
     def _remove_others(self, name: str) -> None:
         for path in self.folder.glob("shard*"):
@@ -334,7 +309,7 @@ class EdgeStore:
         try:
             self._shard.update(operation)
         except BaseException as error:
-            if not isinstance(error, Exception) and not _is_panic(error):
+            if not isinstance(error, Exception) and not _edge.is_panic(error):
                 raise
             raise self._unwritable(error) from error
         finally:
@@ -347,7 +322,7 @@ class EdgeStore:
             with self._writing:
                 self._shard.flush()
         except BaseException as error:
-            if not isinstance(error, Exception) and not _is_panic(error):
+            if not isinstance(error, Exception) and not _edge.is_panic(error):
                 raise
             raise self._unwritable(error) from error
 
@@ -391,7 +366,7 @@ class EdgeStore:
             except BaseException as error:
                 if isinstance(error, Exception) and shard is not self._shard:
                     continue
-                if _is_panic(error):
+                if _edge.is_panic(error):
                     self._suspect = True
                     raise StoreBroken(f"The index cannot be read: {error}", "Restart: a damaged index is then rebuilt.") from error
                 raise
@@ -564,7 +539,7 @@ class EdgeStore:
                     if self._due_in() is not None:  # somebody may have called `optimize` meanwhile
                         self._rewrite_beside()
             except BaseException as error:
-                if not isinstance(error, Exception) and not _is_panic(error):
+                if not isinstance(error, Exception) and not _edge.is_panic(error):
                     raise
                 if self._stopping:
                     return
@@ -589,7 +564,7 @@ class EdgeStore:
             with self._writing:
                 self._flush()
                 self._room_to_rewrite()
-                _copy(self.folder / self._name, new)
+                copy(self.folder / self._name, new)
                 self._touched = set()
                 forgotten, indexed = self._unforgotten, self._unoptimized
             if code := self._run("rewrite", new, timeout):
@@ -610,7 +585,7 @@ class EdgeStore:
             self._rewrite_took = time.monotonic() - started
 
     def _room_to_rewrite(self) -> None:
-        size = sum(_allocated(path) for path in (self.folder / self._name).rglob("*"))
+        size = allocated(self.folder / self._name)
         free = shutil.disk_usage(self.folder).free
         if free < 2 * size + _ROOM:
             raise StoreFull(
@@ -654,8 +629,8 @@ class EdgeStore:
                 shard.update(edge.UpdateOperation.delete_points(list(gone)))
 
     def _run(self, what: str, path: Path, timeout: float | None = None) -> int | str:
-        """`_main` in a process of its own: 0, or how it ended."""
-        command = [sys.executable, "-P", "-m", "rag.store", what, str(path), str(self.dimension)]
+        """`rag/shard.py` in a process of its own: 0, or how it ended."""
+        command = [sys.executable, "-P", "-m", "rag.shard", what, str(path), str(self.dimension)]
         with self._wake:
             if self._stopping and timeout is None:
                 return "the end of this process"
@@ -701,7 +676,7 @@ class EdgeStore:
                 self.optimize(timeout=_AT_CLOSE_S)
                 return
             self.check_space()
-            _rewrite(self._edge, self._shard, self.dimension)
+            rewrite(self._edge, self._shard, self.dimension)
             _remove(self.folder / "broken")
             self._note_unforgotten(0)
         except Exception as error:
@@ -718,80 +693,8 @@ def _words(path: str, heading: Sequence[str], text: str) -> str:
     return "\n".join((name, *heading, text))
 
 
-def _rewrite(edge: Any, shard: Any, dimension: int) -> None:
-    """Write each segment anew that has deleted points, and build the vector index. On disk when it returns."""
-    _touch_and_forget(edge, shard, dimension)
-    shard.optimize()
-    shard.flush()  # removes the old files
-
-
-def _touch_and_forget(edge: Any, shard: Any, dimension: int, *, flush: bool = False) -> None:
-    """Leave a deleted point in the segment that takes the writes, so that `optimize` writes it anew.
-
-    Overwriting leaves none there, nor does a write that a crash cut short, and yet there are bytes to be forgotten.
-    """
-    vector = {DENSE: [1.0] + [0.0] * (dimension - 1), SPARSE: edge.SparseVector([1], [1.0])}
-    shard.update(edge.UpdateOperation.upsert_points([edge.Point(_NOBODY, vector, {"text": ""})]))
-    if flush:
-        shard.flush()
-    shard.update(edge.UpdateOperation.delete_points([_NOBODY]))
-    if flush:
-        shard.flush()
-
-
-def _unsound(edge: Any, shard: Any, dimension: int, limit: int = 200) -> str:
-    request = edge.QueryRequest(limit=limit, query=edge.Sample.Random, with_payload=True, with_vector=[DENSE])
-    points = shard.query(request)
-    vectors = [np.asarray(point.vector.get(DENSE, ()), np.float32) for point in points]
-    if any(vector.shape != (dimension,) for vector in vectors):
-        return "vectors are missing"
-    # Most of them, since a model may give a zero for a text that it knows nothing of.
-    if sum(abs(float(np.linalg.norm(vector)) - 1.0) > 0.01 for vector in vectors) * 2 > len(vectors):
-        return "the vectors are none"
-    if any("text" not in (point.payload or {}) for point in points):
-        return "texts are missing"
-    return ""
-
-
-def _examine(edge: Any, shard: Any, dimension: int) -> str:
-    """Read everything once, so that what cannot be read shows; what is wrong, or nothing."""
-    offset = None
-    while True:
-        records, offset = shard.scroll(edge.ScrollRequest(offset=offset, limit=1000, with_payload=True, with_vector=False))
-        if any(not record.payload or "text" not in record.payload for record in records):
-            return "texts are missing"
-        if offset is None:
-            break
-    exact = edge.SearchParams(exact=True)
-    shard.query(edge.QueryRequest(limit=1, query=edge.Query.Nearest([1.0] + [0.0] * (dimension - 1), using=DENSE), params=exact))
-    shard.query(edge.QueryRequest(limit=1, query=edge.Query.Nearest(edge.SparseVector([1], [1.0]), using=SPARSE)))
-    problem = _unsound(edge, shard, dimension)
-    if not problem:
-        _touch_and_forget(edge, shard, dimension, flush=True)  # what cannot be written raises
-    return problem
-
-
-def _main(what: str, path: str, dimension: int) -> str | None:
-    """What is done in a process of its own: `rewrite` a copy of a shard, or `examine` a shard after a crash. None is well."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive the server (Linux)
-    edge = _edge.library()
-    shard = edge.EdgeShard.load(path)
-    if what == "examine":
-        return _examine(edge, shard, dimension) or None
-    os.nice(10)  # a tenth of a core beside full load: not starved, as at 19, and not felt
-    _rewrite(edge, shard, dimension)
-    shard.close()
-    return None
-
-
 def _unusable(path: Path, error: Exception) -> StoreBroken:
     return StoreBroken(f"The vector store in {path} cannot be used: {error}", "Check free space and permissions.")
-
-
-def _is_panic(error: BaseException) -> bool:
-    # Rust's panics derive from BaseException, in a module that cannot be imported.
-    return type(error).__name__ == "PanicException"
 
 
 def _number(path: Path) -> int:
@@ -839,27 +742,6 @@ def _remove_if_folder(path: Path) -> None:
         _remove(path)
 
 
-def _allocated(path: Path) -> int:
-    return path.stat().st_blocks * 512
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a folder; blocks of zeros become holes, since Qdrant's files are mostly that (110 MB for an empty shard)."""
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(parents=True, exist_ok=True)
-            continue
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as reading, copy.open("wb") as writing:
-            while block := reading.read(1 << 16):
-                if block.count(0) == len(block):
-                    writing.seek(len(block), os.SEEK_CUR)
-                else:
-                    writing.write(block)
-            writing.truncate()
-
-
 def _payload(document: Document, chunk: Chunk) -> dict[str, Any]:
     return {
         "document_id": document.id,
@@ -891,7 +773,3 @@ def _passage(record: Any, score: float, scores: Scores) -> Passage:
         scores=scores,
         language=payload.get("language", DEFAULT[0]),
     )
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
