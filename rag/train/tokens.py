@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,17 @@ INSTALL = "python -m pip install -c constraints.txt -e '.[train]'"
 
 
 def reader(path: Path) -> Any:
-    """gguf's reader of a file. Raises `MissingPackage`."""
+    """gguf's reader of a file, the same for the same file: to read a vocabulary takes it seconds. Raises `MissingPackage`."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise MissingPackage(f"Training needs the package gguf: {error}.", f"Install it: {INSTALL}") from error
-    return GGUFReader(path)
+    return _opened(GGUFReader, path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # a model, and the adapter that is begun from
+def _opened(reading: Callable[[Path], Any], path: Path, _changed: int) -> Any:
+    return reading(path)
 
 
 class Tokens:
