@@ -295,9 +295,10 @@ class EdgeStore:
                 found[str(hit.value)] = stamped(record.payload["words"]) if "words" in record.payload else ()
         return found
 
-    def _spoken(self, domain: str | None) -> tuple[str, ...]:
+    def _spoken(self, domain: str | None, within: Collection[str] | None = None) -> tuple[str, ...]:
         """The languages of the passages that are searched."""
-        searched = [self._searched.get(domain, DEFAULT)] if domain is not None else list(self._searched.values())
+        domains = [domain] if domain is not None else list(self._searched) if within is None else within
+        searched = [self._searched.get(name, DEFAULT) for name in domains]
         return tuple(dict.fromkeys(language for languages in searched for language in languages or DEFAULT)) or DEFAULT
 
     def _update(self, operation: Any, ids: Collection[str], *, forgets: int) -> None:
@@ -427,7 +428,7 @@ class EdgeStore:
             return []
         edge = self._edge
         where = self._filter(domain, documents=documents, within=within)
-        languages = self._spoken(domain)
+        languages = self._spoken(domain, within)
         words = query_vector(text, languages)
         queries = [edge.Query.Nearest(vector.tolist(), using=DENSE)]
         if words.indices:  # a question of stop words alone has no BM25 vector

@@ -188,6 +188,16 @@ def test_a_question_to_all_domains_is_asked_in_all_their_languages(store: EdgeSt
     assert best(store, "cats by the rivers") == "en/cat.txt"
 
 
+def test_a_question_to_some_domains_is_asked_in_their_languages_alone(store: EdgeStore) -> None:
+    """What the others are in changes no score: who may not see them cannot tell that they are there."""
+    store.reword("de", ("de",))
+    of = document("en/lauf.txt")
+    store.upsert(of, [chunk(of, "The lauf of a weapon.")], np.ones((1, 4), np.float32) / 2)
+    found = store.search(np.ones(4, np.float32) / 2, "laufen", within={"en"})
+    assert found
+    assert [passage.scores for passage in found] == [p.scores for p in store.search(np.ones(4, np.float32) / 2, "laufen", domain="en")]
+
+
 def test_the_languages_are_known_after_a_restart_and_a_change_goes_on_where_it_broke_off(store: EdgeStore, tmp_path: Path) -> None:
     """The passages say by what their words were made."""
     store.reword("en", ("fr",))
