@@ -241,6 +241,7 @@ async def _at_server(
     """Runs at a server, all at once. Raises `InvalidInput` for what a server cannot be asked."""
     from rag.capacity import sequences
     from rag.evaluate import run
+    from server.lock import command_key
     from server.measured import ServerRoom, missing
 
     if any(one.plan.settings != settings for one in runs):
@@ -248,10 +249,10 @@ async def _at_server(
             "A running server keeps its own settings; only model= and adapter= can be chosen there.",
             f"Stop the server at {url}, or change its settings and restart it.",
         )
-    if any(item.history for item in items):
-        raise InvalidInput("Questions with a history cannot be put to a server yet.", "Stop the server, and run this without --url.")
+    # What opens the server of this data directory to the commands is not for one that is named.
+    key = settings.server.key if args.url else command_key(settings.data_dir) or settings.server.key
     async with AsyncExitStack() as stack:
-        rooms = [await stack.enter_async_context(ServerRoom(url, settings.server.key, one.plan.model, one.plan.adapter)) for one in runs]
+        rooms = [await stack.enter_async_context(ServerRoom(url, key, one.plan.model, one.plan.adapter)) for one in runs]
         if imported is not None and (absent := missing(imported, await rooms[0].domains())):
             raise InvalidInput(
                 f"The server at {url} has not all documents of {imported.name}: {', '.join(absent[:3])}.",

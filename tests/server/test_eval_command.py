@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from server.cli import build_parser, main
+from server.keys import FILE as KEYS
+from server.keys import Keys
 from tests.conftest import ROOT, wait_until
 from tests.scripted import DONE, Scripted, Step, head, said
 from tests.server.conftest import Served
@@ -260,14 +262,19 @@ def test_answers_over_the_guide_are_pinned(served: Served, bench: Bench, monkeyp
 
 
 def test_a_server_and_this_process_measure_the_same(bench: Bench, scripted: Scripted, tmp_path: Path) -> None:
-    """The same documents, answers and questions give the same values, in the same shape; the server that holds an index is found."""
-    golden = bench.set(TIN, BIKES, MOON)
+    """The same documents, answers and questions give the same values, in the same shape; the server that holds an index is found, and
+    lets the command in though everybody needs a key. What was said before goes along.
+    """
+    said_before = [{"role": "user", "content": "Are there bicycles?"}, {"role": "assistant", "content": "Yes."}]
+    golden = bench.set(TIN, {**BIKES, "history": said_before}, MOON)
     script = [answer("The green tea is kept in the blue tin."), answer("In the garden.")]
     room = Served(tmp_path / "served", ENGINE__URL=scripted.url, ENGINE__MODEL="m")
     shutil.copytree(bench.corpora / "notes", room.corpora / "notes")
     try:
         room.start()
         wait_until(lambda: sum(record["status"] == "indexed" for record in room.records()) == 2, 90, "the index")
+        with closing(Keys(room.data_dir / KEYS)) as keys:
+            keys.create("somebody")
         scripted.scripts.extend(script)
         ran = room.run("eval", golden, "--domain", "notes", "--one-at-a-time", "--json")
         assert ran.returncode == 0, ran.stderr
@@ -288,12 +295,10 @@ def untimed(result: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def test_what_a_server_cannot_be_asked_is_said(served: Served, bench: Bench) -> None:
-    """Settings of its own, questions with a history, documents that it has not; each with what to do."""
+    """Settings of its own, documents that it has not; each with what to do."""
     golden = str(GUIDE_SET)
     said = bench.run(golden, "--url", served.url, "--compare", "base", "retrieve.focus=0.5", code=1)
     assert "keeps its own settings" in said
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    assert "history" in bench.run(bench.set({**TIN, "history": turns}), "--url", served.url, code=1)
     squad(bench.folder)
     said = bench.run("squad2", "--data", str(bench.folder), "--url", served.url, code=1)
     assert "--write" in said
