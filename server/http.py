@@ -111,7 +111,7 @@ def _page(path: str, name: str) -> Any:
     @get(path, media_type=MediaType.HTML, include_in_schema=False, name=name)
     async def page() -> Response[bytes]:
         # `no-cache`: the browser asks each time whether the page is still the one it has.
-        return Response((WEB / name).read_bytes(), media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
+        return Response((WEB / name).read_bytes(), media_type=MediaType.HTML, headers={"Cache-Control": "no-cache"})
 
     return page
 
@@ -130,9 +130,9 @@ async def static(request: Request[Any, Any, Any], file_path: Path) -> Response[b
     headers = {"Cache-Control": "no-cache", "ETag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(b"", status_code=304, headers=headers)
-    kind = {".js": "text/javascript", ".svg": "image/svg+xml"}.get(path.suffix) or mimetypes.guess_type(path.name)[0]
-    charset = "; charset=utf-8" if path.suffix in {".js", ".css", ".svg", ".html", ".md", ".txt"} else ""
-    return Response(path.read_bytes(), media_type=(kind or "application/octet-stream") + charset, headers=headers)
+    kind = {".js": "text/javascript", ".svg": "image/svg+xml; charset=utf-8"}.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    # Litestar adds the charset to every kind of text.
+    return Response(path.read_bytes(), media_type=kind or "application/octet-stream", headers=headers)
 
 
 def _counted(room: ReadingRoom) -> Callable[[ASGIApp], ASGIApp]:

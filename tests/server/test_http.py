@@ -524,6 +524,13 @@ def test_full_is_said_and_the_others_are_answered(served: Served) -> None:
             assert response.json()["answer"]
 
 
+@pytest.mark.parametrize("path", ["/", "/library", "/docs", "/static/chat.js", "/static/chat.css", "/static/icons.svg", "/metrics"])
+def test_a_charset_is_said_once(served: Served, path: str) -> None:
+    """The framework adds it to every kind of text, and to no picture."""
+    with served.client() as client:
+        assert client.get(path).headers["content-type"].count("charset=utf-8") == 1
+
+
 def test_metrics_are_prometheus_text(served: Served) -> None:
     """Each stage counts; ids in paths do not make labels."""
     failures = 'readingroom_parse_failures_total{code="unsupported_format"}'
