@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -40,7 +41,8 @@ async def ready(room: ReadingRoom, caller: Caller) -> Response[dict[str, Any]]:
     body: dict[str, Any] = {"ready": ok, "parts": {name: {"state": part.state} for name, part in parts.items()}}
     if caller is not NOBODY:
         body["parts"] = {name: {"state": part.state, "detail": part.detail, "remedy": part.remedy} for name, part in parts.items()}
-        body["documents"] = {domain: counts for domain, counts in room.documents.counts().items() if caller.sees(domain)}
+        documents = await asyncio.to_thread(room.documents.counts)
+        body["documents"] = {domain: counts for domain, counts in documents.items() if caller.sees(domain)}
         body["model"] = room.engine.model
     if caller.domains is None:
         body["ingest"] = {
@@ -62,7 +64,8 @@ def _rounded(seconds: float | None) -> float | None:
 @get("/metrics", tags=["Operations"], summary="Metrics")
 async def metrics(room: ReadingRoom) -> Response[bytes]:
     """Prometheus text."""
-    return Response(generate_latest(room.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    # As a header: to a `media_type` of text Litestar would add a second charset.
+    return Response(generate_latest(room.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class Readings:
