@@ -146,6 +146,8 @@ class ReadingRoom:
             if watch:
                 self.access = Access(self.settings)
         except BaseException:
+            if self._conversations is not None:
+                self._conversations.close()
             if self.ledger is not None:
                 self.ledger.close()
             self.lock.release()

@@ -116,7 +116,7 @@ def digest(token: str) -> bytes:
 
 
 class Keys:
-    """The keys of a data directory; `path` None keeps them in memory. `current` and `find` are for one thread, the rest for any."""
+    """The keys of a data directory; `path` None keeps them in memory. What every call asks is for one thread, the rest for any."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -157,7 +157,7 @@ class Keys:
 
     @property
     def site_origins(self) -> frozenset[str]:
-        """Where pages may stand that call with a site key which is good now."""
+        """Where pages may stand that call with a site key, an expired one too: they have to read that it is."""
         self._refresh()
         return self._origins
 
@@ -172,9 +172,8 @@ class Keys:
             found[new] = (key, None)
             if old is not None:
                 found[old] = (key, until)
-        keys = [key for key, _ in found.values()]
         self._by_digest, self._any = found, bool(found)
-        self._origins = frozenset(origin for key in keys if key.state(self._clock()) == "active" for origin in key.origins)
+        self._origins = frozenset(origin for key, _ in found.values() for origin in key.origins)
         self._seen = now
 
     # What an administrator does

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rag.errors import InvalidInput, UnknownKey
+from rag.settings import load
 from server import cli
+from server.app import ReadingRoom
 from server.commands.keys import parse_span, parse_when
 from server.keys import FILE, Keys, Redacting, any_keys, checked_origin, redact
 
@@ -112,14 +116,15 @@ def test_a_rotated_key_keeps_its_id_and_the_old_secret_its_grace(keys: Keys, clo
     assert keys.find(newest)
 
 
-def test_time_ends_a_key_and_does_not_open_the_door(keys: Keys, clock: Clock) -> None:
-    """An expired key is known as such, lets nobody in, and everybody still needs one. Its page may no longer ask."""
+def test_time_ends_a_key_and_does_not_open_the_door(keys: Keys, clock: Clock, tmp_path: Path) -> None:
+    """An expired key is known as such, lets nobody in, and everybody still needs one. Its page may read that, after a restart too."""
     key, token = keys.create("widget", **SITE, expires_at=clock.now + 5)
     assert keys.find(token).state(clock.now) == "active"
-    assert keys.site_origins == {"https://www.example.org"}
     clock.now += 5
     assert keys.find(token).state(clock.now) == "expired"
     assert keys.exist
+    with closing(Keys(tmp_path / FILE, clock)) as restarted:
+        assert keys.site_origins == restarted.site_origins == {"https://www.example.org"}
     with pytest.raises(InvalidInput, match="expired"):
         keys.rotate(key.id)
 
@@ -373,6 +378,11 @@ def test_a_damaged_file_lets_nobody_in(tmp_path: Path) -> None:
         Keys(tmp_path / FILE)
     with pytest.raises(DatabaseBroken):
         any_keys(tmp_path)
+    room = ReadingRoom(load(env={}, flags={"data_dir": tmp_path, "corpora": tmp_path / "corpora"}))
+    with pytest.raises(DatabaseBroken):
+        room.start(index=False, engine=False)
+    with pytest.raises(sqlite3.ProgrammingError):  # nothing is left open
+        room.conversations.page(None)
 
 
 def test_two_processes_make_keys_at_the_same_time(tmp_path: Path) -> None:
