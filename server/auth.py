@@ -115,7 +115,7 @@ class Guard:
             if call.origin is not None and call.origin != call.own_origin and self._keys and call.origin in self._keys.site_origins:
                 # Of errors, too: the widget has to say why it cannot answer.
                 added += _allowed(call.origin)
-        if self._locked and call.rule.page and (key := call.query_key):
+        if call.rule.page and (key := call.query_key) and self._locked:
             await self._sign_in(send_with_headers, call, key)
             return
         lease = None

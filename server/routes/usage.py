@@ -12,7 +12,7 @@ from litestar.params import Parameter
 
 from server.app import ReadingRoom
 from server.limits import Policy
-from server.scopes import LOCAL, SERVER, Caller
+from server.scopes import COMMAND, LOCAL, SERVER, Caller
 
 
 class Day(msgspec.Struct):
@@ -98,7 +98,7 @@ class UsageController(Controller):
             if (key := keys.get(id)) is not None:
                 items[id] = KeyUsage(id, key.name, key.kind, key.state(now), key.plan, [])
             else:
-                name = next((known.name for known in (LOCAL, SERVER) if known.id == id), "")
+                name = next((known.name for known in (LOCAL, SERVER, COMMAND) if known.id == id), "")
                 items[id] = KeyUsage(id, name, "", "active", "unlimited", [])
         for row in rows:
             if (item := items.get(row.pop("key"))) is not None:

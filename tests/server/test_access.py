@@ -314,7 +314,10 @@ def test_everybody_sees_their_own_usage_and_the_administrator_all(guarded: Guard
     limit = next(limit for limit in report["limits"] if limit["name"] == "requests")
     assert (limit["quota"], limit["left"], limit["window_s"]) == (3, 0, 60)
     with guarded.asked(admin) as client:
-        assert {"few", "root", "short"} <= {item["name"] for item in client.get("/rag/usage").json()["items"]}
+        assert guarded.run("domains").returncode == 0
+        names = {item["key"]: item["name"] for item in client.get("/rag/usage").json()["items"]}
+    assert {"few", "root", "short"} <= set(names.values())
+    assert names["command"] == "a command on this machine"
     exported = json.loads(guarded.run("keys", "usage", "--json").stdout)["items"]
     assert {"few", "short"} <= {row["name"] for row in exported}
 
