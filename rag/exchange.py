@@ -79,9 +79,9 @@ _ABOUT_IT = ("refused", "withheld", "usage", "timings", "model", "adapter", "fin
 
 
 def _emptied(exchange: Exchange) -> Exchange:
-    """The turn without the model's words; a refusal, whose words are ours, stays one."""
+    """The turn without the model's words; a refusal, whose words are ours, stays one, and a turn without a word stays as it is."""
     done = {name: value for name, value in exchange.done.items() if name in _ABOUT_IT} | {"citations": []}
-    if exchange.done.get("refused", False):
+    if exchange.done.get("refused", False) or not exchange.answer:
         return dataclasses.replace(exchange, done=done)
     return dataclasses.replace(exchange, answer="", done={**done, "finish_reason": "removed"})
 

@@ -30,11 +30,17 @@ def as_markdown(conversation: Conversation) -> str:
         asked = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(turn.asked_at))
         parts.append(f"## {_line(turn.question)}")
         parts.append(" · ".join([asked, *([f"asked in {turn.domain}"] if turn.domain else []), *_searched_for(turn)]))
-        parts.append(turn.answer or "*The answer is gone: it was made from a document that was deleted since.*")
+        parts.append(turn.answer or _NO_ANSWER.get(turn.finish_reason, "*There is no answer.*"))
         parts += _sources(turn)
         if turn.thumb:
             parts.append(f"Thumb {turn.thumb}." + (f" {_line(turn.reason)}" if turn.reason else ""))
     return "\n\n".join(parts) + "\n"
+
+
+_NO_ANSWER = {
+    "removed": "*The answer is gone: it was made from a document that was deleted since.*",
+    "stopped": "*The answer was stopped before its first word.*",
+}
 
 
 def _line(text: str) -> str:

@@ -464,3 +464,20 @@ def test_a_conversation_as_markdown_reads_like_one(kept: Conversations) -> None:
     assert "asked in house · searched for: cost of a lost book" in text
     assert f"1. house/fees.md: \N{LEFT DOUBLE QUOTATION MARK}{FEE}\N{RIGHT DOUBLE QUOTATION MARK}" in text
     assert "Thumb down. too dear" in text
+
+
+def test_markdown_says_why_there_is_no_answer(kept: Conversations) -> None:
+    """One that was stopped before its first word, and one that went with its document."""
+    id = begun(kept, "cost?", FEE_ANSWER)
+
+    async def leave() -> None:
+        stream = keeping(FEE_ANSWER.events("again?"), kept.draft(id, "", "again?", None), kept)
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(leave())
+    kept.forget_document(DOCUMENTS["fees"])
+    first, second = transcript.as_markdown(kept.read(id, "")).split("## ")[1:]
+    assert "The answer is gone" in first
+    assert "The answer is gone" not in second
+    assert "stopped before its first word" in second
