@@ -65,7 +65,8 @@ def problem(status: int, code: str, **fields: Any) -> tuple[int, dict[str, Any]]
     return status, said | fields
 
 
-Script = list[Step] | tuple[int, dict[str, Any]]
+Script = list[Step] | tuple[int, dict[str, Any]] | tuple[str, list[Step]]
+"""An answer, a refusal before anything is streamed, or an answer with the place where it is kept."""
 
 
 class Site:
@@ -125,7 +126,11 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             origin = self.headers.get("Origin", "")
             if origin not in site.origins:
                 return {}
-            return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"}
+            return {
+                "Access-Control-Allow-Origin": origin,
+                "Access-Control-Expose-Headers": "Content-Location, Retry-After",
+                "Vary": "Origin",
+            }
 
         def _send(self, status: int, body: bytes | None, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -155,12 +160,15 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             site.calls.append((body, {name.lower(): value for name, value in self.headers.items()}))
             script = site.answers.popleft() if site.answers else problem(418, "no_script")
+            place: dict[str, str] = {}
+            if isinstance(script, tuple) and isinstance(script[1], list):
+                place, script = {"Content-Location": str(script[0])}, script[1]
             if isinstance(script, tuple):
                 status, said = script
                 retry = {"Retry-After": str(said["retry_after"])} if "retry_after" in said else {}
                 self._send(status, json.dumps(said).encode(), {"Content-Type": "application/problem+json", **retry, **self._cors()})
                 return
-            self._send(200, None, {"Content-Type": "text/event-stream", "Connection": "close", **self._cors()})
+            self._send(200, None, {"Content-Type": "text/event-stream", "Connection": "close", **place, **self._cors()})
             try:
                 for step in script:
                     if isinstance(step, bytes):

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from server.stream import sse
 from tests.conftest import wait_until
 from tests.server.chromium import launched, shot, watched
 from tests.server.conftest import Served
+from tests.server.site import done
 
-from playwright.sync_api import Browser, Locator, Page, expect  # isort: skip
+from playwright.sync_api import Browser, Locator, Page, Route, expect  # isort: skip
 
 pytestmark = pytest.mark.browser
 
@@ -124,14 +126,11 @@ def test_an_answer_is_judged_asked_again_and_its_question_edited_in_place(page: 
         assert [(one["question"], one["thumb"]) for one in turns] == [("How do I add a domain?", None)]
 
 
-def told(answer: str, searched_for: str, **done: Any) -> str:
+def told(answer: str, searched_for: str, **fields: Any) -> bytes:
     """The events of an answer, as the server tells them."""
-    last = {
-        "answer": answer, "refused": False, "citations": [], "usage": {}, "timings": {}, "model": "m", "adapter": None,
-        "conversation_id": "c", "finish_reason": "stop", "unsupported": [], **done,
-    }  # fmt: skip
-    events = (("passages", {"passages": [], "searched_for": searched_for, "left_out": []}), ("token", {"text": answer}), ("done", last))
-    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+    found = {"passages": [], "searched_for": searched_for, "left_out": []}
+    end = done(answer, **{"conversation_id": "c", **fields})
+    return b"".join((sse("passages", found), sse("token", {"text": answer}), end))
 
 
 def answers(page: Page, text: str) -> None:
@@ -167,6 +166,73 @@ def test_a_question_waits_for_a_server_that_is_away(page: Page) -> None:
     expect(turn).to_have_attribute("data-state", "done", timeout=120_000)
     expect(turn).to_contain_text("Make a folder.")
     expect(page.locator(".strip")).to_be_hidden()
+
+
+def test_what_the_server_did_not_keep_is_asked_as_a_new_question(page: Page) -> None:
+    """A failed answer leaves no conversation in address and list, and does not take another question's place when it is asked again."""
+    calls: list[dict[str, Any]] = []
+    failure = sse("error", {"status": 500, "code": "internal", "title": "t", "detail": "d", "remedy": "r"})
+    script = [("c-1", 1, failure), ("c-2", 1, None), ("c-2", 2, failure), ("c-2", 2, None), ("c-2", 3, None)]
+
+    def answer(route: Route) -> None:
+        calls.append(route.request.post_data_json)
+        id, number, body = script[len(calls) - 1]
+        place = {"Content-Location": f"/rag/conversations/{id}/turns/{number}"}
+        route.fulfill(status=200, content_type="text/event-stream", headers=place, body=body or told("Yes.", "", conversation_id=id))
+
+    page.route("**/rag/ask", answer)
+    page.goto("/")
+    expect(ask(page, "One?")).to_have_attribute("data-state", "failed")
+    expect(page).not_to_have_url(re.compile("#c="))
+    expect(page.locator(".side-link")).to_have_count(0)
+    page.locator(".turn").get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn")).to_have_attribute("data-state", "done")
+    expect(page).to_have_url(re.compile("#c=c-2$"))
+    expect(ask(page, "Two?")).to_have_attribute("data-state", "failed")
+    expect(ask(page, "Three?")).to_have_attribute("data-state", "done")
+    page.locator(".turn").nth(1).get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn").nth(1)).to_have_attribute("data-state", "done")
+    asked = [(call["question"], call["conversation_id"], call.get("turn")) for call in calls]
+    assert asked == [("One?", "new", None), ("One?", "new", None), ("Two?", "c-2", None), ("Three?", "c-2", None), ("Two?", "c-2", None)]
+
+
+def test_a_conversation_that_was_deleted_elsewhere_is_begun_anew(page: Page, served: Served) -> None:
+    """With any of its questions: none keeps the number of a place that is gone."""
+    calls: list[dict[str, Any]] = []
+    unknown = {"title": "t", "status": 404, "detail": "There is no such conversation.", "code": "unknown_conversation", "remedy": "r"}
+
+    def answer(route: Route) -> None:
+        calls.append(route.request.post_data_json)
+        if len(calls) == 3:
+            return route.fulfill(status=404, content_type="application/problem+json", body=json.dumps(unknown))
+        place = {"Content-Location": f"/rag/conversations/c/turns/{min(len(calls), 2)}"}
+        return route.fulfill(status=200, content_type="text/event-stream", headers=place, body=told("Yes.", ""))
+
+    page.route("**/rag/ask", answer)
+    page.goto("/")
+    ask(page, "One?")
+    turn = ask(page, "Two?")
+    turn.get_by_role("button", name="Ask again").click()
+    expect(turn).to_have_attribute("data-state", "failed")
+    turn.get_by_role("button", name="Try again").click()
+    expect(turn).to_have_attribute("data-state", "done")
+    assert [(call["conversation_id"], call.get("turn")) for call in calls] == [("new", None), ("c", None), ("c", 2), ("new", None)]
+
+
+def test_a_refusal_says_that_documents_are_still_being_read(page: Page) -> None:
+    """As in the first minute of a first start; those of the domain that was asked."""
+    kinds = [("handbook", {"indexed": 3, "parsing": 2, "queued": 10, "failed": 1}), ("prices", {"queued": 5})]
+    fields = {"description": "", "languages": [], "adapter": None, "chunks": 0, "status": "ok", "error": None}
+    body = json.dumps({"items": [{"name": name, "title": name, "documents": counts, **fields} for name, counts in kinds]})
+    page.route("**/rag/domains", lambda route: route.fulfill(status=200, content_type="application/json", body=body))
+    refusal = told("I could not find this.", "", refused=True, finish_reason="refused")
+    page.route("**/rag/ask", lambda route: route.fulfill(status=200, content_type="text/event-stream", body=refusal))
+    page.goto("/")
+    expect(ask(page, "When is it open?")).to_contain_text("17 documents are still being read")
+    expect(page.locator("#announcer")).to_contain_text("17 documents are still being read")
+    shot(page, "chat-refused-coming")
+    page.select_option("#domain", "handbook")
+    expect(ask(page, "When is it open?")).to_contain_text("12 documents are still being read")
 
 
 def test_over_quota_is_said_with_the_time_to_wait(page: Page) -> None:

@@ -1,64 +1,39 @@
 """The pages in Debian's Chromium, on the real server: ask, cite, open the source, upload, watch, delete.
 
-Screenshots land in `artifacts/`. Skipped, with a word, where there is no Chromium; CI installs it.
+Screenshots land in `artifacts/`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from server.stream import sse
+from tests.server.chromium import launched, shot, watched
 from tests.server.conftest import Served
+from tests.server.site import done
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
-if not os.environ.get("CI"):
-    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test installs it")
-
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Page, expect  # isort: skip
 
 pytestmark = pytest.mark.browser
-
-# Without these, Chromium tries to reach its maker at every start.
-_ARGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-ARTIFACTS = ROOT / "artifacts"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One browser for all pages."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, served: Served) -> Iterator[Page]:
-    """A fresh page. Fails the test on a script error, a blocked resource or a request to elsewhere."""
-    context = browser.new_context(base_url=served.url, viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("console", lambda message: wrong.append(message.text) if "Content Security Policy" in message.text else None)
-    page.on("request", lambda request: wrong.append(request.url) if not request.url.startswith((served.url, "data:", "blob:")) else None)
-    page.set_default_timeout(30_000)
-    yield page
-    context.close()
-    assert not wrong
+    """A fresh page."""
+    with watched(browser, served.url, base_url=served.url) as page:
+        yield page
 
 
 def ask(page: Page, question: str) -> Any:
@@ -68,12 +43,6 @@ def ask(page: Page, question: str) -> Any:
     turn = page.locator(".turn").last
     expect(turn).to_have_attribute("data-state", re.compile("done|refused|stopped|failed"), timeout=60_000)
     return turn
-
-
-def shot(page: Page, name: str) -> None:
-    """A screenshot for people to look at."""
-    ARTIFACTS.mkdir(exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"{name}.png")
 
 
 def test_a_question_is_answered_and_its_source_opens_at_the_quote(page: Page) -> None:
@@ -103,26 +72,14 @@ def test_what_is_not_in_the_documents_is_said(page: Page) -> None:
     shot(page, "chat-refused")
 
 
-def streamed(*events: tuple[str, dict[str, Any]]) -> str:
-    """Server-sent events, as /rag/ask sends them."""
-    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
-
-
 def test_a_sentence_without_support_is_marked_and_an_answer_that_is_withdrawn_is_not_shown(page: Page) -> None:
     """Dots under what no document says, whatever Markdown makes of it, and a word for who cannot see them; then a refusal in its place."""
     text = "Tea is green. **Milk** is blue.\n\n- Cocoa is red.\n- Soup is wet."
     wrong = ["**Milk** is blue.", "- Cocoa is red."]
-    done = {
-        "answer": text, "refused": False, "citations": [], "unsupported": wrong, "withheld": False, "usage": {}, "timings": {},
-        "model": "m", "finish_reason": "stop", "conversation_id": None,
-    }  # fmt: skip
-    refusal = done | {"answer": "I could not find this.", "refused": True, "withheld": True, "finish_reason": "refused"}
-    told = [
-        ("passages", {"passages": [], "searched_for": "?"}),
-        ("token", {"text": text}),
-        *(("unsupported", {"sentence": s}) for s in wrong),
-    ]
-    bodies = [streamed(*told, ("done", done)), streamed(*told, ("withdrawn", {"reason": "Not so."}), ("done", refusal))]
+    said = [sse("passages", {"passages": [], "searched_for": "?"}), sse("token", {"text": text})]
+    said += [sse("unsupported", {"sentence": sentence}) for sentence in wrong]
+    refusal = done("I could not find this.", refused=True, withheld=True, finish_reason="refused")
+    bodies = [b"".join(one) for one in ([*said, done(text, unsupported=wrong)], [*said, sse("withdrawn", {"reason": "Not so."}), refusal])]
     page.route("**/rag/ask", lambda route: route.fulfill(content_type="text/event-stream", body=bodies.pop(0)))
     page.goto("/")
     turn = ask(page, "What is it?")

@@ -418,9 +418,42 @@ def test_an_answer_can_be_stopped(page: Page, room: Site, shop: Site) -> None:
     expect(turn).to_have_attribute("data-state", "stopped")
     expect(turn).to_contain_text("Stopped before the end.")
     assert room.left.acquire(timeout=30)
-    room.answers.append(answer(ANSWER, CITED))
+    room.answers += [problem(503, "not_ready", retry_after=300), answer(ANSWER, CITED)]
+    turn.get_by_role("button", name="Try again").click()
+    expect(turn).to_contain_text("The assistant is starting")
+    dialog.get_by_role("button", name="Stop").click()
+    expect(turn).to_have_attribute("data-state", "stopped")
     turn.get_by_role("button", name="Try again").click()
     expect(turn).to_have_attribute("data-state", "done")
+
+
+PLACE = "/rag/conversations/c-1/turns/{}"
+
+
+def test_a_question_asked_again_takes_its_own_place(page: Page, room: Site, shop: Site) -> None:
+    """Also after a reload in the middle of its answer: the server keeps one turn. One of which it kept nothing is asked as a new one."""
+    half = [*answer("It opens")[:2], threading.Event()]
+    failed = [sse("error", {"status": 500, "code": "internal"})]
+    whole = answer(ANSWER, CITED, conversation_id="c-1")
+    room.answers += [
+        (PLACE.format(1), half), (PLACE.format(1), whole),  # left in the middle, asked again
+        (PLACE.format(2), failed), (PLACE.format(2), whole),  # nothing is kept of it: another question gets its place
+        (PLACE.format(3), whole),  # then the failed one is asked again
+    ]  # fmt: skip
+    address = put(shop, room)
+    dialog = opened(page, address)
+    dialog.get_by_role("textbox").fill("When is it open?")
+    dialog.get_by_role("textbox").press("Enter")
+    expect(dialog.locator(".text")).to_have_text("It opens")
+    dialog = opened(page, address)
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog.locator(".turn")).to_have_attribute("data-state", "done")
+    expect(ask(dialog, "And on Sundays?")).to_have_attribute("data-state", "failed")
+    expect(ask(dialog, "And on Mondays?")).to_have_attribute("data-state", "done")
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog.locator(".turn").nth(1)).to_have_attribute("data-state", "done")
+    asked = [(body["conversation_id"], body.get("turn")) for body, _ in room.calls]
+    assert asked == [("new", None), ("c-1", 1), ("c-1", None), ("c-1", None), ("c-1", None)]
 
 
 def test_the_conversation_is_remembered_by_domain_and_continued(page: Page, room: Site, shop: Site) -> None:

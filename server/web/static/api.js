@@ -5,6 +5,8 @@
  * nothing: a page decides how a Problem looks. Uploads are in upload.js, because only XMLHttpRequest tells progress.
  */
 
+import { answerEvents } from "./answer.js";
+
 /** What went wrong, for people: `message`, `remedy`; for programs: `code`, `status`; `limit` where there is one. */
 export class Problem extends Error {
   constructor({ code = "internal", status = 0, title = "Something went wrong", detail, remedy = "", limit, retry_after }) {
@@ -81,6 +83,14 @@ export async function listDomains() {
   return (await json("/rag/domains")).items;
 }
 
+const THROUGH = new Set(["indexed", "failed"]);
+
+/** How many documents are still to be read, in a domain or, without one, in all. */
+export async function countComing(domain) {
+  const asked = (await listDomains()).filter(({ name }) => !domain || name === domain);
+  return asked.flatMap(({ documents }) => Object.entries(documents)).reduce((sum, [status, number]) => sum + (THROUGH.has(status) ? 0 : number), 0);
+}
+
 /** One page of documents: {items, next_cursor}. */
 export function listDocuments(filters, signal) {
   return json(`/rag/documents${query(filters)}`, { signal });
@@ -115,59 +125,7 @@ export async function* ask(question, signal) {
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
     body: JSON.stringify(Object.fromEntries(given)),
   });
-  const place = /\/conversations\/([^/]+)\/turns\/(\d+)$/.exec(response.headers.get("Content-Location") ?? "");
-  if (place) yield { event: "place", data: { conversation_id: place[1], turn: Number(place[2]) } };
-  let complete = false;
-  try {
-    for await (const { event, data } of serverSentEvents(response.body)) {
-      const value = JSON.parse(data);
-      if (event === "error") throw Problem.from(value, value.status ?? 500);
-      yield { event, data: value };
-      complete ||= event === "done";
-    }
-  } catch (error) {
-    // A stream that fails while it is read is a network error without a word; what is ours or an abort goes on as it is.
-    if (error instanceof Problem || error.name === "AbortError") throw error;
-    throw Problem.brokenOff();
-  }
-  if (!complete) throw Problem.brokenOff();
-}
-
-/**
- * Reads the event stream format (WHATWG HTML, 9.2.6) from a body; EventSource itself cannot POST.
- * Comments (lines that begin with ":") are how the server keeps a quiet connection open, and are skipped.
- */
-export async function* serverSentEvents(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
-  let event = "";
-  let data = [];
-  try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return; // an event without its blank line is incomplete, and dropped
-      buffer += value;
-      // A CR at the very end may be the first half of a CRLF: keep it for the next piece.
-      const lines = buffer.split(/\r\n|\n|\r(?!$)/);
-      buffer = lines.pop();
-      for (const line of lines) {
-        if (line === "") {
-          if (data.length) yield { event: event || "message", data: data.join("\n") };
-          event = "";
-          data = [];
-          continue;
-        }
-        const colon = line.indexOf(":");
-        const field = colon < 0 ? line : line.slice(0, colon);
-        const content = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
-        if (field === "event") event = content;
-        else if (field === "data") data.push(content);
-      }
-    }
-  } finally {
-    // Leaving the loop early must close the connection, so that the server stops its work.
-    await reader.cancel().catch(() => {});
-  }
+  yield* answerEvents(response, signal, { refused: (problem) => Problem.from(problem, problem.status ?? 500), broken: () => Problem.brokenOff() });
 }
 
 /** The adapters that a question can be answered with: [{name, description, licence, base}]. */

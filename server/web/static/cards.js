@@ -1,7 +1,7 @@
 /** The cards that stand in place of an answer: a problem, a refusal, an answer that is gone. Which one is shown is turn.js's business. */
 
 import { el } from "./dom.js";
-import { remaining } from "./format.js";
+import { count, remaining } from "./format.js";
 import { passageEntry } from "./sources.js";
 
 const CLOSEST = 3; // passages that a refusal shows
@@ -30,8 +30,13 @@ function countdown(until) {
   return line;
 }
 
+/** Why a refusal may not be the last word; empty if no document is still to come. */
+export function stillComing(number) {
+  return number ? `${count(number, "document")} ${number === 1 ? "is" : "are"} still being read: ask again in a while.` : "";
+}
+
 /** A refusal: what was looked for and where, what is nearest, and how to go on. `askEverywhere(question)` asks all documents. */
-export function refusalCard({ domain, domainTitle, searchedFor, passages, question, done }, askEverywhere) {
+export function refusalCard({ domain, domainTitle, searchedFor, passages, question, done, coming }, askEverywhere) {
   const where = domain ? domainTitle || domain : "all documents";
   const closest = (passages ?? []).slice(0, CLOSEST);
   return el("div", { class: "refusal" },
@@ -39,6 +44,7 @@ export function refusalCard({ domain, domainTitle, searchedFor, passages, questi
     el("p", {}, "I searched ", el("strong", {}, where), " for ", el("q", { dir: "auto" }, searchedFor || question),
       closest.length ? " and found nothing that answers it." : " and found nothing near it."),
     done?.withheld && el("p", {}, "An answer was written, but the documents do not say what it said, so it is not shown."),
+    coming > 0 && el("p", {}, el("strong", {}, stillComing(coming))),
     closest.length ? el("h4", {}, "Closest I found") : null,
     closest.length ? el("ul", { class: "source-list" }, closest.map((passage) => passageEntry(passage))) : null,
     el("h4", {}, "How to go on"),

@@ -68,7 +68,8 @@ function placed(conversation, isNew) {
 
 function ended(conversation, turn) {
   if (turn.record.problem?.code === "invalid_question") returnQuestion(conversation, turn);
-  if (turn.record.problem?.code === "unknown_conversation") forget(conversation);
+  const nothingKept = conversation.saved && conversation.turns.every(({ record }) => record.number === null);
+  if (nothingKept || turn.record.problem?.code === "unknown_conversation") forget(conversation);
   if (conversation === current) controls();
 }
 
@@ -85,10 +86,10 @@ function returnQuestion(conversation, turn) {
   box.focus();
 }
 
-/** Its conversation was deleted elsewhere: what is asked next begins another one. */
+/** It was deleted elsewhere, or its only answer failed: what is asked next begins another one. */
 function forget(conversation) {
   open.delete(conversation.saved);
-  conversation.saved = null;
+  conversation.forget();
   if (conversation === current) history.replaceState(null, "", "/");
   side.load();
 }
@@ -208,9 +209,9 @@ function problemWith(error, retry) {
 }
 
 function choices(picker, key, options) {
-  const remembered = recall(key);
+  const wanted = picker.value || recall(key); // where nothing can be remembered, what is chosen stays
   picker.replaceChildren(...options.map(([value, label]) => el("option", { value }, label)));
-  picker.value = options.some(([value]) => value === remembered) ? remembered : options[0][0];
+  picker.value = options.some(([value]) => value === wanted) ? wanted : options[0][0];
 }
 
 function showWelcome() {

@@ -43,7 +43,7 @@ export function placeMarkers(text, citations) {
  * Where the sentences stand that nothing supports: [{from, to}] by position in `text`, in order. What Markdown begins a line with (a list's
  * mark, a table's bar) stays outside, or it would no longer be one.
  */
-export function placeUnsupported(text, sentences) {
+function placeUnsupported(text, sentences) {
   const places = [];
   let searchFrom = 0;
   for (const sentence of sentences) {
@@ -55,6 +55,12 @@ export function placeUnsupported(text, sentences) {
     if (found + lead < to) places.push({ from: found + lead, to });
   }
   return places;
+}
+
+/** All that goes into a text, in order, for `withMarkers`: the numbers of its sources, and `opens` and `closes` around what has none. */
+export function placeAll(text, citations, unsupported, opens, closes) {
+  const edges = placeUnsupported(text, unsupported).flatMap(({ from, to }) => [{ at: from, number: opens }, { at: to, number: closes }]);
+  return [...placeMarkers(text, citations), ...edges].sort((one, other) => one.at - other.at);
 }
 
 /** A marker behind the last bar of a table row would be a cell too many, which Markdown drops: it goes inside. */

@@ -5,24 +5,9 @@
 
 import { readiness } from "./api.js";
 import { announce, el } from "./dom.js";
+import { pause } from "./pause.js";
 
 const LOOK_EVERY = 2_000; // ms; loading the models takes seconds
-
-/** A promise of the end of so many milliseconds; rejected with an AbortError when `signal` aborts. */
-export function pause(ms, signal) {
-  return new Promise((resolve, reject) => {
-    const aborted = () => {
-      clearTimeout(timer);
-      reject(new DOMException("Stopped", "AbortError"));
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", aborted);
-      resolve();
-    }, ms);
-    if (signal?.aborted) aborted();
-    else signal?.addEventListener("abort", aborted, { once: true });
-  });
-}
 
 /** Comes back when questions can be answered; `tell(reason)` says each time why not yet. */
 export async function untilReady(tell, signal) {

@@ -42,8 +42,10 @@ export class Conversation {
     return !this.#running;
   }
 
-  placed(turn, { conversation_id }) {
+  placed(turn, { conversation_id, turn: number }) {
     const isNew = this.saved === null;
+    for (const { record } of this.turns) if (record.number === number) record.number = null; // it broke off, and nothing of it was kept
+    turn.record.number = number;
     this.saved = conversation_id;
     this.updated_at = Date.now() / 1000;
     this.title ||= turn.record.question.replace(/\s+/g, " ").slice(0, 80);
@@ -73,6 +75,12 @@ export class Conversation {
     this.element.append(turn.element);
     this.rerun(turn);
     return true;
+  }
+
+  /** The server has none of it: what is asked next begins it anew. */
+  forget() {
+    this.saved = null;
+    for (const { record } of this.turns) record.number = null;
   }
 
   /** Takes a turn that was never answered out again. */

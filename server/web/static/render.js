@@ -9,7 +9,7 @@
 
 import { Marked } from "./vendor/marked/marked.esm.js";
 import "./vendor/dompurify/purify.min.js"; // a classic script: sets globalThis.DOMPurify
-import { placeMarkers, placeUnsupported, withMarkers } from "./citations.js";
+import { placeAll, withMarkers } from "./citations.js";
 import { el, icon } from "./dom.js";
 
 const TAGS = ["p", "br", "strong", "em", "del", "code", "pre", "ul", "ol", "li", "blockquote", "hr", "a",
@@ -138,8 +138,7 @@ export class AnswerView {
   /** Shows `text` with its citations and the sentences without any; blocks that did not change keep their elements, selection and focus. */
   update(text, citations, unsupported = []) {
     const clean = text.replace(FORGED, "");
-    const edges = placeUnsupported(clean, unsupported).flatMap(({ from, to }) => [{ at: from, number: OPENS }, { at: to, number: CLOSES }]);
-    const markers = [...placeMarkers(clean, citations), ...edges].sort((a, b) => a.at - b.at);
+    const markers = placeAll(clean, citations, unsupported, OPENS, CLOSES);
     const source = withMarkers(clean, markers, (mark) => (typeof mark === "number" ? asMarker(mark) : mark));
     const tokens = marked.lexer(source).filter((token) => token.type !== "space" && token.type !== "def");
     tokens.forEach((token, index) => {
@@ -150,10 +149,5 @@ export class AnswerView {
       this.#blocks[index] = { raw: token.raw, element };
     });
     for (const { element } of this.#blocks.splice(tokens.length)) element.remove();
-  }
-
-  /** How many markers stand in the answer now. */
-  get markers() {
-    return this.#root.querySelectorAll(".cite").length;
   }
 }

@@ -9,13 +9,14 @@ export function unanswered() {
   return {
     state: "asking", // asking | done | stopped | removed | failed
     text: "", passages: null, searchedFor: "", leftOut: [], citations: [], unsupported: [],
+    coming: 0, // documents that were still to be read when the answer was a refusal
     done: null, // of the done event: refused, usage, timings, model, adapter, finish_reason
     problem: null, // of a failure: code, status, title, message, remedy, limit, until
     thumb: null, reason: "", gone: 0, changed: false, kept: true,
   };
 }
 
-/** A turn as it is when its question has just been asked. `number` is its place in its conversation, once it has one. */
+/** A turn as it is when its question has just been asked. `number` is where its conversation keeps it, if it does. */
 export function newTurn(question, domain, domainTitle) {
   return { question, domain, domainTitle, number: null, ...unanswered() };
 }

@@ -6,8 +6,9 @@
  * conversation that a turn is part of in conversation.js.
  */
 
-import { ask, Problem } from "./api.js";
-import { goneCard, problemCard, refusalCard } from "./cards.js";
+import { take } from "./answer.js";
+import { ask, countComing, Problem } from "./api.js";
+import { goneCard, problemCard, refusalCard, stillComing } from "./cards.js";
 import { numberSources, placeMarkers, withMarkers } from "./citations.js";
 import { untilReady } from "./connection.js";
 import { announce, el, icon } from "./dom.js";
@@ -70,6 +71,7 @@ export class Turn {
   /** Asks (again), until the answer is there, fails, or is stopped; which of these is then in the record. */
   async run() {
     const record = this.#record;
+    const { number } = record;
     Object.assign(record, unanswered());
     this.#abort = new AbortController();
     this.#waiting = "";
@@ -79,11 +81,14 @@ export class Turn {
     announce("Searching");
     try {
       await this.#askWhenReady(this.#abort.signal);
+      if (record.done.refused) record.coming = await countComing(record.domain).catch(() => 0);
       record.state = "done";
     } catch (error) {
       if (error.name === "AbortError") record.state = "stopped";
       else this.#fail(error);
     }
+    // Of an answer that failed nothing is kept; of one that broke off, something may be.
+    if (!record.kept || (record.problem && record.problem.code !== "broken_off")) record.number = number;
     this.#abort = null;
     this.#draw();
     this.#announceEnd();
@@ -146,7 +151,6 @@ export class Turn {
     const { id, adapter } = this.#room;
     for await (const { event, data } of ask({ question, domain, adapter, conversation_id: id, turn }, signal)) {
       if (event === "place") {
-        record.number = data.turn;
         this.#room.placed(this, data);
       } else if (event === "passages") {
         Object.assign(record, { passages: data.passages, searchedFor: data.searched_for, leftOut: data.left_out ?? [] });
@@ -154,17 +158,9 @@ export class Turn {
       } else if (event === "queued") {
         this.#place = data.position;
         if (data.position === 1) announce("This question is the next.");
-      } else if (event === "token") {
-        record.text += data.text;
-      } else if (event === "citation") {
-        record.citations.push(data);
-      } else if (event === "unsupported") {
-        record.unsupported.push(data.sentence);
-      } else if (event === "withdrawn") {
-        Object.assign(record, { text: "", citations: [], unsupported: [] }); // the refusal follows
       } else if (event === "done") {
         Object.assign(record, { text: data.answer, citations: data.citations, done: data, kept: data.conversation_id !== null });
-      }
+      } else take(record, event, data);
       this.#drawSoon();
     }
   }
@@ -363,10 +359,10 @@ export class Turn {
 
   /** The whole answer at once, when it is complete: reading every token aloud would be noise. */
   #announceEnd() {
-    const { state, done, problem, citations } = this.#record;
+    const { state, done, problem, citations, coming } = this.#record;
     if (state === "stopped") announce("Stopped.");
     else if (state === "failed") announce(`${problem.message} ${problem.remedy}`);
-    else if (done.refused) announce("Not in your documents.");
+    else if (done.refused) announce(`Not in your documents. ${stillComing(coming)}`.trim());
     else announce(`Answer: ${this.#spoken()} ${count(numberSources(citations).length, "source")}.`);
   }
 

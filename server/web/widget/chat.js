@@ -6,7 +6,8 @@
  * no z-index, transform or overflow of the page hides it. Nothing is asked of the server before a question is.
  */
 
-import { el, icon } from "./dom.js";
+import { el } from "../static/element.js";
+import { icon } from "./icons.js";
 import { Memory } from "./memory.js";
 import { SourceSheet } from "./source.js";
 import { BASE, colorRule } from "./style.js";
@@ -62,6 +63,20 @@ export class Chat {
     if (this.#asking) return;
     this.#run(turn);
     this.#parts.question.focus();
+  }
+
+  /** The server has said where the answer of a turn will be kept: asked again, also after a reload, it takes its own place. */
+  placed(turn, { conversation_id, turn: number }) {
+    this.conversation = conversation_id;
+    for (const { record } of this.#turns) if (record.number === number) record.number = null; // it broke off, and nothing of it was kept
+    turn.record.number = number;
+    this.#save();
+  }
+
+  /** The server has none of it: what is asked next begins another conversation. */
+  forget() {
+    this.conversation = null;
+    for (const { record } of this.#turns) record.number = null;
   }
 
   /** A turn has drawn itself: the conversation follows, unless somebody reads further up. */

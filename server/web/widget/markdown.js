@@ -7,7 +7,7 @@
  * was told to can put what it knows into an address; then the whole address is shown, whatever the text before it says.
  */
 
-import { el } from "./dom.js";
+import { el } from "../static/element.js";
 
 /**
  * What stands in the text for a citation's marker and for the edges of a sentence that nothing supports: private-use characters, of

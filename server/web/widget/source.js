@@ -5,7 +5,8 @@
  * server says that this key may read it. Offsets from the server count code points; a JavaScript string counts UTF-16 units.
  */
 
-import { el, icon } from "./dom.js";
+import { el } from "../static/element.js";
+import { icon } from "./icons.js";
 import { callOptions } from "./stream.js";
 
 const nameOf = (path) => path.slice(path.lastIndexOf("/") + 1);

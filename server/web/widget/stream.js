@@ -3,6 +3,8 @@
  * visitor can do. `POST /rag/ask` and its events: corpora/guide/http.md.
  */
 
+import { answerEvents } from "../static/answer.js";
+
 /** Why there is no answer. `kind` is a key of words.js; `seconds` until it may be tried again; `limit` in characters. */
 export class Failure extends Error {
   constructor(kind, { seconds = null, limit = null, detail = "" } = {}) {
@@ -60,66 +62,8 @@ export async function* ask({ server, key }, body, signal) {
     throw await withoutAnswer(server, String(error));
   }
   if (!response.ok) throw failureOf(await response.json().catch(() => null), response.status, response.headers.get("Retry-After"));
-  let complete = false;
-  try {
-    for await (const { event, data } of serverSentEvents(response.body)) {
-      const value = JSON.parse(data);
-      if (event === "error") throw failureOf(value, value?.status ?? 500, null);
-      yield { event, data: value };
-      complete ||= event === "done";
-    }
-  } catch (error) {
-    // A stream that fails while it is read is a network error without a word; what is ours or an abort goes on as it is.
-    if (error instanceof Failure || signal.aborted) throw error;
-    throw new Failure("broken", { detail: String(error) });
-  }
-  if (!complete) throw new Failure("broken");
-}
-
-/**
- * Reads the event stream format (WHATWG HTML, 9.2.6) from a body; EventSource itself cannot POST.
- * Comments (lines that begin with ":") keep a quiet connection open, and are skipped.
- */
-async function* serverSentEvents(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
-  let event = "";
-  let data = [];
-  try {
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return; // an event without its blank line is incomplete, and dropped
-      buffer += value;
-      // A CR at the very end may be the first half of a CRLF: keep it for the next piece.
-      const lines = buffer.split(/\r\n|\n|\r(?!$)/);
-      buffer = lines.pop();
-      for (const line of lines) {
-        if (line === "") {
-          if (data.length) yield { event: event || "message", data: data.join("\n") };
-          event = "";
-          data = [];
-          continue;
-        }
-        const colon = line.indexOf(":");
-        const field = colon < 0 ? line : line.slice(0, colon);
-        const content = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
-        if (field === "event") event = content;
-        else if (field === "data") data.push(content);
-      }
-    }
-  } finally {
-    // Leaving the loop early must close the connection, so that the server stops its work.
-    await reader.cancel().catch(() => {});
-  }
-}
-
-/** Waits; an abort of the signal ends it with the signal's reason. */
-export function pause(seconds, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, seconds * 1000);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    }, { once: true });
+  yield* answerEvents(response, signal, {
+    refused: (problem) => failureOf(problem, problem?.status ?? 500, null),
+    broken: (error) => new Failure("broken", { detail: String(error ?? "") }),
   });
 }

@@ -4,11 +4,14 @@
  * A turn draws itself from its record alone, so one that was remembered looks like one that was just written.
  */
 
-import { numberSources, placeMarkers, placeUnsupported, withMarkers } from "../static/citations.js";
-import { el, icon } from "./dom.js";
+import { take } from "../static/answer.js";
+import { numberSources, placeAll, withMarkers } from "../static/citations.js";
+import { el } from "../static/element.js";
+import { pause } from "../static/pause.js";
+import { icon } from "./icons.js";
 import { addresses, blocks, clean, CLOSES, marker, OPENS } from "./markdown.js";
 import { asSource, described, sourceList } from "./source.js";
-import { ask, Failure, pause } from "./stream.js";
+import { ask, Failure } from "./stream.js";
 import { inTime } from "./words.js";
 
 // Passages that a refusal shows.
@@ -18,10 +21,10 @@ const CLOSEST = 3;
 const STARTING = 3;
 const A_WHILE = 60;
 
-/** A new record: all that is kept of a turn. */
-export function newRecord(question) {
+/** A new record: all that is remembered of a turn. `number` is where the server keeps it in its conversation, if it does. */
+export function newRecord(question, number = null) {
   const answer = { text: "", citations: [], unsupported: [], passages: [], links: [], refused: false, withheld: false, cut: false };
-  return { question, state: "asking", ...answer, failure: null };
+  return { question, number, state: "asking", ...answer, failure: null };
 }
 
 export class Turn {
@@ -33,7 +36,7 @@ export class Turn {
   #blocks = [];
   #parts;
 
-  /** `chat`: options, conversation (get and set), announce, openSource, retry, changed. See panel.js. */
+  /** `chat`: options, conversation, placed, forget, announce, openSource, retry, changed. See chat.js. */
   constructor(chat, record) {
     this.#chat = chat;
     this.record = record;
@@ -53,7 +56,8 @@ export class Turn {
 
   /** Asks, until the answer is there, fails or is stopped; which of these is then in the record. */
   async run() {
-    const record = Object.assign(this.record, newRecord(this.record.question));
+    const { question, number } = this.record;
+    const record = Object.assign(this.record, newRecord(question, number));
     const { say } = this.#chat.options.words;
     this.#abort = new AbortController();
     this.#live = new Set();
@@ -65,6 +69,8 @@ export class Turn {
       if (this.#abort.signal.aborted) record.state = "stopped";
       else this.#fail(error);
     }
+    // Of an answer that failed nothing is kept; of one that broke off, something may be.
+    if (record.failure && record.failure.kind !== "broken") record.number = number;
     this.#keepLittle();
     this.#status = "";
     this.#draw();
@@ -90,10 +96,10 @@ export class Turn {
         return await this.#askOnce(signal);
       } catch (error) {
         if (!(error instanceof Failure)) throw error;
-        if (error.kind === "forgotten" && this.#chat.conversation) this.#chat.conversation = null; // it has expired
+        if (error.kind === "forgotten" && this.#chat.conversation) this.#chat.forget(); // it has expired
         else if (error.kind === "starting") {
           this.#say(this.#chat.options.words.say("starting"));
-          await pause(error.seconds ?? STARTING, signal);
+          await pause((error.seconds ?? STARTING) * 1000, signal);
         } else throw error;
       }
     }
@@ -105,26 +111,22 @@ export class Turn {
     const record = this.record;
     const body = { question: record.question, conversation_id: this.#chat.conversation ?? "new" };
     if (options.domain) body.domain = options.domain;
+    if (record.number) body.turn = record.number;
     for await (const { event, data } of ask(options, body, signal)) {
-      if (event === "passages") {
+      if (event === "place") {
+        this.#chat.placed(this, data);
+      } else if (event === "passages") {
         record.passages = data.passages;
         this.#live = new Set(data.passages.flatMap((passage) => addresses(passage.text)));
         this.#say(say("reading"));
       } else if (event === "queued") {
         this.#say(data.position > 1 ? say("queued", { n: data.position }) : say("next"));
-      } else if (event === "token") {
-        record.text += data.text;
-      } else if (event === "citation") {
-        record.citations.push(data);
-      } else if (event === "unsupported") {
-        record.unsupported.push(data.sentence);
-      } else if (event === "withdrawn") {
-        Object.assign(record, { text: "", citations: [], unsupported: [] }); // the refusal follows
       } else if (event === "done") {
         const { answer, citations, unsupported = [], refused, withheld = false, finish_reason, conversation_id } = data;
         Object.assign(record, { text: answer, citations, unsupported, refused, withheld, cut: finish_reason === "length" });
-        this.#chat.conversation = conversation_id ?? null;
-      }
+        if (conversation_id) this.#chat.conversation = conversation_id;
+        else this.#chat.forget(); // it could not be kept
+      } else take(record, event, data);
       this.#drawSoon();
     }
   }
@@ -173,8 +175,7 @@ export class Turn {
   #drawAnswer(text) {
     const { citations, unsupported, links } = this.record;
     const shown = clean(text);
-    const edges = placeUnsupported(shown, unsupported).flatMap(({ from, to }) => [{ at: from, number: OPENS }, { at: to, number: CLOSES }]);
-    const markers = [...placeMarkers(shown, citations), ...edges].sort((one, other) => one.at - other.at);
+    const markers = placeAll(shown, citations, unsupported, OPENS, CLOSES);
     const tools = {
       unsupported: this.#chat.options.words.say("unsupported"),
       cite: (number) => this.#marker(number),
