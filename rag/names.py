@@ -72,7 +72,7 @@ def names(text: str, known: Collection[str] = ()) -> Iterator[Name]:
             yield from _named(text, run)
             run = []
         follows = n + 1 < len(tokens) and text[end : tokens[n + 1][1]] == " " and tokens[n + 1][0][0].isupper()
-        if _may_name(word, known, loud=loud, first=not run and _is_initial(text, start), follows=follows):
+        if word[0].isupper() and _may_name(word, known, loud=loud, first=not run and _is_initial(text, start), follows=follows):
             run.append((word, start, end))
         elif run:
             yield from _named(text, run)
@@ -151,14 +151,17 @@ def initials_of(text: str) -> Iterator[str]:
 def _is_initial(text: str, start: int) -> bool:
     """Whether a capital is due to the place: the first word, or the first of what is quoted, listed or told after a colon."""
     before = text[:start].rstrip(" ")
-    return not re.search(r"\w", before) or before[-1] in ':"“‘(\n|•>!?;' or bool(re.search(r"(?:^|\n)\s*(?:[-#]+|\d+[.)])$", before))
+    if not re.search(r"\w", before) or before[-1] in ':"“‘(\n|•>!?;':
+        return True
+    return re.fullmatch(r"\s*(?:[-#]+|\d+[.)])", before[before.rfind("\n") + 1 :]) is not None
 
 
 def _may_name(word: str, known: Collection[str], *, loud: bool, first: bool, follows: bool) -> bool:
+    """Whether a word with a capital is a name, or part of one."""
     name = folded(word)
     if word in _ACRONYMS:
         return not loud
-    if not word[0].isupper() or word.lower() in STOP_WORDS or name in STOP_WORDS or name in _TITLES:
+    if word.lower() in STOP_WORDS or name in STOP_WORDS or name in _TITLES:
         return False
     if len(name) < 2 or name in UNITS or is_number_word(name) or (first and name in _OPENERS):
         return False

@@ -55,6 +55,9 @@ UNITS = {
 }  # fmt: skip
 _UNIT = re.compile(r"[ -]?(" + "|".join(map(re.escape, sorted(UNITS, key=len, reverse=True))) + r")(?!\w)")
 _CURRENCY = re.compile(r"(US\$|[$€£¥]|EUR|USD|GBP|CHF|JPY) ?$", re.IGNORECASE)
+_MINUS = re.compile(r"(?:^|[\s(])(?:-|minus )$", re.IGNORECASE)
+_NEAR = 8
+"""Characters before a number that may belong to it: looking at all of them, for each of a table's numbers, would take its square."""
 
 _MONTH = r"(?P<month>" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\b\.?"
 _DAY = r"(?P<day>3[01]|[12]\d|0?[1-9])(?:st|nd|rd|th|\.)?"
@@ -206,11 +209,12 @@ def _digits(text: str) -> Iterator[Quantity]:
             end = scale.end()
         if found := _UNIT.match(lower, end):
             unit = UNITS[found[1]]
-        before = text[: match.start()]
-        if currency := _CURRENCY.search(before):
-            unit, before = UNITS[currency[1].lower()], before[: currency.start()]
-        if re.search(r"(?:^|[\s(])(?:-|minus )$", before, re.IGNORECASE) and not re.search(r"(?:^|\n)\s*-$", before):
-            readings = {f"-{reading}" for reading in readings}
+        start = match.start()
+        if currency := _CURRENCY.search(text, max(0, start - _NEAR), start):
+            unit, start = UNITS[currency[1].lower()], currency.start()
+        if _MINUS.search(text, max(0, start - _NEAR), start):
+            line = text[text.rfind("\n", 0, start - 1) + 1 : start]
+            readings = readings if line.strip() == "-" else {f"-{reading}" for reading in readings}
         yield Quantity(match[0], frozenset(readings), unit)
 
 
