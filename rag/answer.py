@@ -146,7 +146,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         retrieve_ms = round(_ms_since(started) - rerank_ms, 2)
 
         threshold = domain.abstain_below if domain and domain.abstain_below is not None else settings.retrieve.abstain_below
-        evidence = gate.weigh(text, passages)
+        evidence = await _in_thread(library, gate.weigh, text, passages)
         # An adapter that was taught to refuse has a say too: here only what its word could not save is refused.
         chance = gate.heard(evidence, 0.0).chance if style.marks else evidence.chance
         if chance < threshold:
