@@ -1,6 +1,6 @@
 """The one thread that changes the index: it takes changes from the watcher, and commands, and calls the pipeline.
 
-Commands (`sync`, `remove`) go before file events and run between the batches of a sync that is under way. Nothing a file
+Commands (`sync`, `remove`, `retry`) go before file events and run between the batches of a sync that is under way. Nothing a file
 does ends the thread; an error of the store or the parser process is kept in `last_error` and tried again.
 """
 
@@ -133,6 +133,15 @@ class Ingester:
     def remove(self, id: str) -> Future[Receipt]:
         """Ask for a document to be deleted; the future raises what `Pipeline.remove` raises."""
         return self._submit(lambda: self.pipeline.remove(id), whole=False)
+
+    def retry(self, ids: Collection[str]) -> Future[int]:
+        """Ask for failed documents to be read again. The future says how many files that are, as soon as they wait."""
+        return self._submit(lambda: self._retry(ids), whole=False)
+
+    def _retry(self, ids: Collection[str]) -> int:
+        files = self.pipeline.retry(ids)
+        self.watcher.add(files)  # from there they go the way of changed files, between the batches of a sync or after it
+        return len(files)
 
     def _submit(self, run: Callable[[], Any], *, whole: bool) -> Future[Any]:
         command = _Command(run, Future(), whole)

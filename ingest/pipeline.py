@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -91,6 +91,7 @@ class Receipt:
     text: int
     """Characters."""
     cache_entries: int
+    """Prompts that the engines had in their caches; all go, since nobody knows which quote the document."""
     remaining: int
 
 
@@ -142,8 +143,8 @@ class Pipeline:
         self.between: Callable[[], bool] = lambda: False
         """Called about every second of work. May raise `Interrupted`; may call `sync` with a few paths, or `remove`: then
         it returns True."""
-        self.forgetting: Callable[[], object] = lambda: None
-        """Called when something that documents said is no longer in the index: who has a copy of it must let it go."""
+        self.forgetting: Callable[[], int | None] = lambda: None
+        """Called when something that documents said is no longer in the index: who has copies must let them go, and may say how many."""
         self._recipe = Recipe(settings.ingest, embedder)
         self.counters: Counter[str] = Counter()
         """files_indexed, files_failed, files_removed, files_unchanged, chunks_embedded, chunks_reused, chunks_kept."""
@@ -222,13 +223,28 @@ class Pipeline:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise Refused(f"{row.path} cannot be deleted: {error.strerror}.", "Check the permissions of its folder.") from error
-        vectors = self._erase(rows)
+        vectors, cached = self._erase(rows)
         self._ledger.scrub()
         remaining = sum(
             self._store.count(document_id=row.id) + (self._ledger.row(row.id) is not None) + len(self._ledger.chunks(row.id))
             for row in rows
         )
-        return Receipt(id, row.path, vectors, text, 0, remaining)
+        return Receipt(id, row.path, vectors, text, cached, remaining)
+
+    def retry(self, ids: Iterable[str]) -> set[Path]:
+        """Let documents that failed wait to be read again, as if they were new; returns the files to `sync`. Others are left alone."""
+        files, waiting = set(), []
+        for id in ids:
+            row, document = self._ledger.row(id), self._ledger.document(id)
+            if row is not None and document is not None and document.status == "failed":
+                files.add(self._settings.corpora / (row.container or row.path))
+                waiting.append((replace(document, status="queued", error=None), row.stamp))
+        if waiting:
+            # No longer `failed`, the row is in doubt, whatever its bytes: see `_in_doubt`. A crash does not change that.
+            self._ledger.queue(waiting)
+        for document, _ in waiting:
+            self._on_progress(document)
+        return files
 
     def extract(self, id: str) -> bytes:
         """The bytes of a document that lies in another file. Raises `UnknownDocument`, `ParseFailed`."""
@@ -602,16 +618,17 @@ class Pipeline:
     def _is_gone(self, folder: Folder, path: str) -> bool:
         return folder.find(path) is None and not folder.is_unsure(path)
 
-    def _erase(self, rows: list[Row]) -> int:
+    def _erase(self, rows: list[Row]) -> tuple[int, int]:
+        """The vectors and the cached prompts that went."""
         ids = [row.id for row in rows]
         self._ledger.mark_deleting(ids)
         vectors = self._store.delete_documents(ids)
         self._ledger.delete(ids)
-        self.forgetting()
+        cached = self.forgetting() or 0
         for row in rows:
             self.counters["files_removed"] += 1
             self._on_progress(Removed(row.id, row.domain, row.path))
-        return vectors
+        return vectors, cached
 
     # Small things
 

@@ -10,11 +10,13 @@ import fnmatch
 import functools
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rag.errors import InvalidSettings, UnknownDomain
+from rag import tomlfile
+from rag.errors import InvalidSettings, OutsideCorpora, UnknownDomain
 
 FILE = "domain.toml"
 
@@ -55,6 +57,19 @@ class Domain:
             return True
         return any(map(is_ignored_part, relative.split("/")))
 
+    def ignored_by(self, relative: str) -> str | None:
+        """The first pattern that leaves a file out, of `ALWAYS_IGNORED` or its own; None if `ignores` does not."""
+        if relative == FILE:
+            return FILE
+        parts = relative.split("/")
+        for pattern in ALWAYS_IGNORED:
+            if any(fnmatch.fnmatchcase(part, pattern) for part in parts):
+                return pattern
+        for pattern in self.ignore:
+            if fnmatch.fnmatchcase(relative, pattern) or any(fnmatch.fnmatchcase(part, pattern.rstrip("/")) for part in parts):
+                return pattern
+        return None
+
 
 @functools.lru_cache(maxsize=256)
 def _patterns(ignore: tuple[str, ...]) -> tuple[Callable[[str], object], Callable[[str], object]]:
@@ -78,14 +93,41 @@ _KINDS = {
 
 def read_domain(folder: Path) -> Domain:
     """Read one domain's `domain.toml`, if it has one. Raises `InvalidSettings` that names the key and the value."""
+    return _checked(folder.name, _values(folder))
+
+
+def write_domain(folder: Path, values: Mapping[str, str | tuple[str, ...]]) -> Domain:
+    """Change `domain.toml`: each key gets its value, or is taken out where that is empty; other lines and comments stay.
+
+    Raises `InvalidSettings` where `read_domain` would, before anything is written, and `OutsideCorpora` for a file that is a link.
+    """
     path = folder / FILE
-    name = folder.name
+    if folder.is_symlink() or path.is_symlink():
+        raise OutsideCorpora(f"{folder.name}/{FILE} is a link.", "Change the file that it leads to by hand.")
+    present = _values(folder)
+    wanted = {key: value or None for key, value in values.items() if (present.get(key) or None) != (_plain(value) or None)}
+    domain = _checked(folder.name, {key: _plain(value) for key, value in {**present, **wanted}.items() if value is not None})
+    if wanted:
+        tomlfile.set_values(path, wanted)
+    return domain
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    """What stands in its `domain.toml`; nothing if there is none."""
+    path = folder / FILE
     if not path.is_file():
-        return Domain(name, title=name)
+        return {}
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidSettings(f"{name}/{FILE} cannot be read: {error}.", "Correct that line.") from error
+        raise InvalidSettings(f"{folder.name}/{FILE} cannot be read: {error}.", "Correct that line.") from error
+
+
+def _checked(name: str, values: dict[str, Any]) -> Domain:
     for key, value in values.items():
         if key not in _KINDS:
             raise InvalidSettings(f"{name}/{FILE} has an unknown key {key!r}.", f"Known keys: {', '.join(_KINDS)}.")

@@ -245,11 +245,12 @@ class Engine:
             except ValueError:
                 return 0
 
-    def erase(self) -> None:
-        """Forget what finished slots have read: a deleted document's text must not stay in the prefix cache."""
+    def erase(self) -> int:
+        """Forget what finished slots have read: a deleted document's text must not stay in the prefix cache. Returns how many had."""
         with self._changed:
             self._erase = True
             self._changed.notify()
+            return sum(bool(slot.read) for slot in self._slots)
 
     def stop(self) -> None:
         """Stop running and waiting generations and free the model."""

@@ -218,12 +218,11 @@ class Engines:
         with self._guard:
             return {entry.engine.model: entry.bytes for entry in self._all()}
 
-    def erase(self) -> None:
-        """Forget what finished generations have read, in all of them."""
+    def erase(self) -> int:
+        """Forget what finished generations have read, in all of them. Returns how many prompts that were."""
         with self._guard:
             entries = self._all()
-        for entry in entries:
-            entry.engine.erase()
+        return sum(entry.engine.erase() for entry in entries)
 
     def stop(self) -> None:
         """Stop all and free their memory; a load that is under way is waited for."""

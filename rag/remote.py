@@ -191,8 +191,9 @@ class RemoteEngine:
         self._admit()
         return generation
 
-    def erase(self) -> None:
-        """Nothing: what the server keeps of the prompts it was sent is out of reach, as `corpora/guide/remote.md` says."""
+    def erase(self) -> int:
+        """None: what the server keeps of the prompts it was sent is out of reach, as `corpora/guide/remote.md` says."""
+        return 0
 
     def stop(self) -> None:
         """End all generations; their connections close as soon as their loops turn."""

@@ -1,6 +1,6 @@
-"""TOML files that both people and programs write: one value changed in place, and small files written whole.
+"""TOML files that both people and programs write: values changed in place, and small files written whole.
 
-The standard library reads TOML and does not write it. `set_value` leaves every other line of a person's file as it is.
+The standard library reads TOML and does not write it. `set_value` and `set_values` leave every other line of a person's file as it is.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rag.errors import InvalidSettings
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
-Value = str | int | float | bool
+Value = str | int | float | bool | Sequence[str]
 
 
 def dumps(values: Mapping[str, Value]) -> str:
@@ -45,21 +46,45 @@ def set_value(path: Path, section: str, key: str, value: Value) -> None:
 
     Raises `InvalidSettings` for a file that is not TOML, or that has the key in a way this cannot change.
     """
-    try:
-        text = path.read_bytes().decode("utf-8") if path.exists() else ""
-        before = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+    text, before = _read(path)
     changed = _with_value(text, section, key, _written(value))
-    # The proof that nothing else was touched: read again, the file says the same but for this one value.
     wanted = {**before, section: {**before.get(section, {}), key: value}} if isinstance(before.get(section, {}), dict) else None
-    try:
-        proven = wanted is not None and tomllib.loads(changed) == wanted
-    except tomllib.TOMLDecodeError:
-        proven = False
-    if not proven:
+    if not _says(changed, wanted):
         raise InvalidSettings(f"{section}.{key} cannot be changed in {path} by a program.", f"Set {key} = {_written(value)} there by hand.")
     write(path, changed)
+
+
+def set_values(path: Path, values: Mapping[str, Value | None]) -> None:
+    """Set keys that stand before all sections, in a TOML file, which is made if it is not there; None takes a key out.
+
+    Other lines and comments stay. Raises `InvalidSettings` as `set_value` does.
+    """
+    text, wanted = _read(path)
+    for key, value in values.items():
+        text = _with_statement(text, key, None if value is None else _written(value, lines=True))
+        wanted.pop(key, None)
+        if value is not None:
+            wanted[key] = value if isinstance(value, str | int | float) else list(value)
+    if not _says(text, wanted):
+        raise InvalidSettings(f"{path.name} cannot be changed by a program.", f"Set {', '.join(values)} there by hand.")
+    write(path, text)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """A file's text, and what it says."""
+    try:
+        text = path.read_bytes().decode("utf-8") if path.exists() else ""
+        return text, tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+
+
+def _says(text: str, wanted: Mapping[str, Any] | None) -> bool:
+    """The proof that nothing else was touched: read again, the file says what it said but for what was to change."""
+    try:
+        return wanted is not None and tomllib.loads(text) == wanted
+    except tomllib.TOMLDecodeError:
+        return False
 
 
 def _with_value(text: str, section: str, key: str, written: str) -> str:
@@ -76,10 +101,8 @@ def _with_value(text: str, section: str, key: str, written: str) -> str:
         if not inside or not line.strip() or line.lstrip().startswith("#"):
             continue
         after = i
-        # The value of one line, and the comment behind it.
-        found = re.match(rf"(\s*{re.escape(key)}\s*=\s*)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^#\s]+)([^\r\n]*)", line)
-        if found:
-            lines[i] = found[1] + written + line[found.end(2) :]
+        if replaced := _with_value_in_line(line, key, written):
+            lines[i] = replaced
             return "".join(lines)
     new = f"{key} = {written}{end}"
     if after is None:
@@ -91,10 +114,61 @@ def _with_value(text: str, section: str, key: str, written: str) -> str:
     return "".join(lines)
 
 
-def _written(value: Value) -> str:
+def _with_value_in_line(line: str, key: str, written: str) -> str | None:
+    """The line with another value and the comment behind it, if it gives that key a value of one line."""
+    found = re.match(rf"(\s*{re.escape(key)}\s*=\s*)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^#\s]+)([^\r\n]*)", line)
+    return found[1] + written + line[found.end(2) :] if found else None
+
+
+def _with_statement(text: str, key: str, written: str | None) -> str:
+    """The text with `key = written` before all sections, or without that key."""
+    end = "\r\n" if "\r\n" in text else "\n"
+    lines = text.splitlines(keepends=True)
+    new = "" if written is None else f"{key} = {written}{end}"
+    after, i = 0, 0  # where a new line belongs: behind the last one before the sections that says something
+    while i < len(lines) and not re.match(r"\s*\[", lines[i]):
+        if not lines[i].strip() or lines[i].lstrip().startswith("#"):
+            i += 1
+            continue
+        stop = _statement_end(lines, i)
+        if key in tomllib.loads("".join(lines[i:stop])):
+            kept = _with_value_in_line(lines[i], key, written) if written is not None and stop == i + 1 and "\n" not in written else None
+            lines[i:stop] = [kept or new]
+            return "".join(lines)
+        after = i = stop
+    if after and not lines[after - 1].endswith("\n"):
+        lines[after - 1] += end
+    elif not after:
+        after = i if i == len(lines) else 0  # behind a file's comments, or before its first section
+        if after and not lines[after - 1].endswith("\n"):
+            lines[after - 1] += end
+    lines.insert(after, new)
+    return "".join(lines)
+
+
+def _statement_end(lines: Sequence[str], start: int) -> int:
+    """Behind which line a statement ends: it is the fewest lines that are TOML by themselves. A text or a list may have many."""
+    for stop in range(start + 1, len(lines) + 1):
+        try:
+            tomllib.loads("".join(lines[start:stop]))
+        except tomllib.TOMLDecodeError:
+            continue
+        return stop
+    return len(lines)  # not reached in a file that is TOML
+
+
+def _written(value: Value, *, lines: bool = False) -> str:
+    """`lines`: a text of several lines is written as such."""
     if isinstance(value, bool):
         return str(value).lower()
-    return _quoted(value) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        return _quoted_lines(value) if lines and "\n" in value else _quoted(value)
+    return repr(value) if isinstance(value, int | float) else f"[{', '.join(map(_quoted, value))}]"
+
+
+def _quoted_lines(text: str) -> str:
+    escaped = "\n".join(_quoted(line)[1:-1].replace('\\"', '"') for line in text.split("\n"))
+    return '"""\n' + escaped.replace('"""', '\\"\\"\\"') + '"""'
 
 
 def _quoted(text: str) -> str:
