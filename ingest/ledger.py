@@ -20,11 +20,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ingest.formats import media_types
+from rag.db import as_sqlite, connect
 from rag.errors import InvalidInput
 from rag.filters import Filters
 from rag.records import Chunk, Document, Failure, Status
+
+if TYPE_CHECKING:
+    from rag.seal import Seal
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +99,28 @@ _FIELDS = (
 )
 
 
+SORTS = {
+    "path": "path",
+    "name": "title COLLATE NOCASE",
+    "date": "modified_at",
+    "size": "bytes",
+    # What asks for attention first.
+    "status": "instr('failed parsing embedding queued indexed', status)",
+}
+"""The orders that `documents` knows, and what each compares."""
+
+
+class FolderCount(NamedTuple):
+    """A folder with documents in it, at any depth; those that lie in other documents do not count."""
+
+    path: str
+    documents: int
+    failed: int
+    bytes: int
+    deeper: bool
+    """Whether there are folders in it."""
+
+
 class Stamp(NamedTuple):
     """What `stat` says of a file; a file with an equal stamp is not read again."""
 
@@ -153,13 +180,14 @@ class Known:
 
 
 class Ledger:
-    """Open the ledger at `path`, making or migrating it. A damaged file is set aside and begun anew.
+    """Open the ledger at `path`, making or migrating it; encrypted, with a `seal`. A damaged file is set aside and begun anew.
 
     All methods may be called from any thread: readers take a connection from a pool, writers take turns.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seal: Seal | None = None) -> None:
         self.path = path
+        self._seal = seal
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write_lock = threading.RLock()
         self._connections: list[sqlite3.Connection] = []
@@ -184,29 +212,31 @@ class Ledger:
         crashed = self.path.with_name(self.path.name + "-wal").exists()
         writer = self._connect()
         try:
-            if crashed:
-                found = writer.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if found != "ok":
-                    raise sqlite3.DatabaseError(found)
-            version = writer.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise sqlite3.DatabaseError(f"schema version {version} is of a newer program")
-            for number, script in enumerate(MIGRATIONS[version:], version + 1):
-                writer.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
-            for table in ("documents", "texts", "chunks"):
-                writer.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
+            with as_sqlite:
+                if crashed:
+                    found = writer.execute("PRAGMA quick_check(1)").fetchone()[0]
+                    if found != "ok":
+                        raise sqlite3.DatabaseError(found)
+                version = writer.execute("PRAGMA user_version").fetchone()[0]
+                if version > len(MIGRATIONS):
+                    raise sqlite3.DatabaseError(f"schema version {version} is of a newer program")
+                for number, script in enumerate(MIGRATIONS[version:], version + 1):
+                    writer.executescript(f"BEGIN IMMEDIATE;{script};PRAGMA user_version={number};COMMIT;")
+                for table in ("documents", "texts", "chunks"):
+                    writer.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
         except BaseException:
             writer.close()
             raise
         return writer
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=30.0, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA secure_delete=ON")  # gone means gone: freed pages are overwritten
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        connection = connect(self.path, self._seal, _BUSY_MS / 1000)
+        with as_sqlite:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("PRAGMA secure_delete=ON")  # gone means gone: freed pages are overwritten
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         self._connections.append(connection)
         return connection
 
@@ -216,15 +246,16 @@ class Ledger:
         except queue.Empty:
             connection = self._connect()
         try:
-            # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
-            return connection.execute(sql, values).fetchall()
+            with as_sqlite:
+                # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
+                return connection.execute(sql, values).fetchall()
         finally:
             self._idle.put(connection)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction; rolled back if the block raises. May be nested: the outermost commits."""
-        with self._write_lock:
+        with self._write_lock, as_sqlite:
             if self._writer.in_transaction:
                 yield self._writer
                 return
@@ -259,19 +290,19 @@ class Ledger:
         cursor: str | None = None,
         limit: int = 100,
         within: Collection[str] | None = None,
+        folder: str | None = None,
+        kind: str | None = None,
+        code: str | None = None,
+        sort: str = "path",
+        descending: bool = False,
     ) -> tuple[list[Document], str | None]:
-        """A page of documents ordered by path, and the cursor of the next page or None.
+        """A page of documents in the order of one of `SORTS`, then by path, and the cursor of the next page or None.
 
-        `q` is looked for in path and title, letter case aside; `within` are the domains whose documents may be seen, None all. Raises
-        `InvalidInput` for a cursor that is not ours.
+        `q` is looked for in path and title, letter case aside; `within` are the domains whose documents may be seen, None all. `folder`
+        is a path that they lie below, `kind` one of `ingest/formats.py`, `code` that of their failure. Raises `InvalidInput` for a
+        cursor that is not ours.
         """
-        where, values = ["NOT deleting"], list[Any]()
-        if within is not None:
-            where.append(f"domain IN ({','.join('?' * len(within))})")
-            values += within
-        if domain is not None:
-            where.append("domain = ?")
-            values.append(domain)
+        where, values = _where(domain, within)
         if status is not None:
             where.append("status = ?")
             values.append(status)
@@ -279,13 +310,56 @@ class Ledger:
             pattern = "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             where.append("(path LIKE ? ESCAPE '\\' OR title LIKE ? ESCAPE '\\')")
             values += [pattern, pattern]
+        if folder:
+            where.append("path > ? AND path < ?")
+            values += _below(folder)
+        if kind is not None:
+            types = media_types(kind)
+            where.append(f"media_type IN ({','.join('?' * len(types))})")
+            values += types
+        if code is not None:
+            where.append("error_code = ?")
+            values.append(code)
+        order, than = SORTS[sort], "<" if descending else ">"
         if cursor is not None:
-            where.append("path > ?")
-            values.append(_decode_cursor(cursor))
+            value, path = _decode_cursor(cursor, sort)
+            where.append(f"({order} {than} ? OR ({order} = ? AND path {than} ?))")
+            values += [value, value, path]
         limit = max(1, min(limit, 1000))
-        rows = self._read(f"SELECT {_FIELDS} FROM documents WHERE {' AND '.join(where)} ORDER BY path LIMIT ?", (*values, limit + 1))
-        page = [_document(row) for row in rows[:limit]]
-        return page, _encode_cursor(page[-1].path) if len(rows) > limit else None
+        way = "DESC" if descending else "ASC"
+        sql = f"SELECT {_FIELDS}, {order} FROM documents WHERE {' AND '.join(where)} ORDER BY {order} {way}, path {way} LIMIT ?"
+        rows = self._read(sql, (*values, limit + 1))
+        page = [_document(row[:-1]) for row in rows[:limit]]
+        return page, _encode_cursor(sort, rows[limit - 1][-1], page[-1].path) if len(rows) > limit else None
+
+    def folders(self, below: str) -> list[FolderCount]:
+        """The folders directly below a path that have documents, by name, at most 1000; of an empty path the domains."""
+        ends, values = ("path > ? AND path < ?", _below(below)) if below else ("1", ())
+        # What is left of a path behind `below`, and behind the folder's own name.
+        rest = f"substr(path, {len(below) + 2 if below else 1})"
+        rows = self._read(
+            f"SELECT substr({rest}, 1, instr({rest}, '/') - 1) AS name, count(*), total(status = 'failed'), total(bytes), "
+            f"max(instr(substr({rest}, instr({rest}, '/') + 1), '/')) FROM documents "
+            f"WHERE {ends} AND NOT deleting AND container IS NULL AND instr({rest}, '/') > 0 GROUP BY name ORDER BY name LIMIT 1000",
+            tuple(values),
+        )
+        above = f"{below}/" if below else ""
+        return [FolderCount(above + name, n, int(failed), int(size), deeper > 0) for name, n, failed, size, deeper in rows]
+
+    def sizes(self) -> dict[str, tuple[int, int, int]]:
+        """By domain: its files, their bytes, and the chunks of all its documents."""
+        rows = self._read(
+            "SELECT domain, total(container IS NULL), total(CASE WHEN container IS NULL THEN bytes END), total(chunks) FROM documents "
+            "WHERE NOT deleting GROUP BY domain"
+        )
+        return {domain: (int(files), int(size), int(chunks)) for domain, files, size, chunks in rows}
+
+    def failures(self, domain: str | None = None, within: Collection[str] | None = None) -> dict[str, int]:
+        """How many documents failed, by the code of the reason."""
+        where, values = _where(domain, within)
+        where.append("error_code IS NOT NULL")
+        sql = f"SELECT error_code, count(*) AS n FROM documents WHERE {' AND '.join(where)} GROUP BY error_code ORDER BY n DESC"
+        return dict(self._read(sql, values))
 
     def text(self, id: str) -> str | None:
         """The text that offsets refer to; None for a document that is unknown or has none yet."""
@@ -493,7 +567,7 @@ class Ledger:
 
     def scrub(self) -> bool:
         """Empty the write-ahead log, so that deleted text is in none of our files. False if for a second a reader kept it from that."""
-        with self._write_lock:
+        with self._write_lock, as_sqlite:
             self._writer.execute("PRAGMA busy_timeout=1000")
             try:
                 return not self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -527,15 +601,33 @@ def _row(row: tuple[Any, ...]) -> Row:
     return Row(*head, stamp, fingerprint, bool(clean), bool(deleting), container, attempts, tried_at)
 
 
-def _encode_cursor(path: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps(["path", path]).encode()).decode().rstrip("=")
+def _where(domain: str | None, within: Collection[str] | None) -> tuple[list[str], list[Any]]:
+    """The condition for documents that may be seen, of one domain if given."""
+    where, values = ["NOT deleting"], list[Any]()
+    if within is not None:
+        where.append(f"domain IN ({','.join('?' * len(within))})")
+        values += within
+    if domain is not None:
+        where.append("domain = ?")
+        values.append(domain)
+    return where, values
 
 
-def _decode_cursor(cursor: str) -> str:
+def _below(folder: str) -> tuple[str, str]:
+    """The ends of the range of paths that begin with `folder/`: `0` follows `/` in ASCII."""
+    return f"{folder}/", f"{folder}0"
+
+
+def _encode_cursor(sort: str, value: Any, path: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([sort, value, path]).encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str, sort: str) -> tuple[str | float, str]:
     try:
-        kind, path = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, TypeError, binascii.Error, UnicodeDecodeError):
-        kind, path = None, None
-    if kind != "path" or not isinstance(path, str):
-        raise InvalidInput("The cursor is not one that this service gave out.", "Begin again without a cursor.")
-    return path
+        given, value, path = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, TypeError, binascii.Error, UnicodeDecodeError, RecursionError):
+        given, value, path = None, None, None
+    fits = isinstance(value, str | float) or (isinstance(value, int) and -(2**63) <= value < 2**63)  # what SQLite can compare
+    if given != sort or not isinstance(path, str) or not fits:
+        raise InvalidInput("The cursor is not one that this service gave out for this order.", "Begin again without a cursor.")
+    return value, path

@@ -19,13 +19,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rag import prompt
 from rag.db import Database
 from rag.errors import InvalidInput, UnknownConversation
 from rag.exchange import Exchange, Json, Thumb, inherited, mentioned, moved, repeating, runs, without
 from rag.records import Document, Turn
+
+if TYPE_CHECKING:
+    from rag.seal import Seal
 
 # Each brings the schema from version i to i + 1; never edit one that was released, append.
 MIGRATIONS = (
@@ -177,9 +180,10 @@ class Conversations:
         expire_days: int = 0,
         index: Index | None = None,
         clock: Callable[[], float] = time.time,
+        seal: Seal | None = None,
     ) -> None:
         self.kept = path is not None
-        self._db = Database(path, MIGRATIONS)
+        self._db = Database(path, MIGRATIONS, seal)
         self._index: Index = index or _NoIndex()
         self._clock = clock
         self._lasting_s = expire_days * 86_400.0 if self.kept else _TRANSIENT_S

@@ -5,7 +5,8 @@
     rows = keys.read("SELECT id, name FROM keys WHERE name = ?", (name,))
 
 For what people make and nothing can rebuild: conversations (`rag/conversations.py`), keys. The index's own records, which are
-rebuilt from the folder when they break, are in `ingest/ledger.py`.
+rebuilt from the folder when they break, are in `ingest/ledger.py`. With a `Seal` (`rag/seal.py`) the file is SQLCipher's, and errors are
+those of `sqlite3` all the same: see `connect` and `as_sqlite`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rag.errors import DatabaseBroken
+from rag.errors import DatabaseBroken, MissingPackage
+
+if TYPE_CHECKING:
+    from rag.seal import Seal
 
 T = TypeVar("T")
 
@@ -26,16 +30,59 @@ _BUSY_MS = 30_000
 """How long a statement waits for another process that has the file open."""
 
 
+def cipher() -> Any:
+    """SQLCipher's module, which is used as `sqlite3` is. Raises `MissingPackage`."""
+    try:
+        from sqlcipher3 import dbapi2
+    except ImportError as error:
+        from rag.seal import INSTALL
+
+        raise MissingPackage(f"Encryption needs the package sqlcipher3: {error}.", f"Install it: {INSTALL}") from error
+    return dbapi2
+
+
+def connect(path: Path | None, seal: Seal | None = None, timeout: float = _BUSY_MS / 1000) -> sqlite3.Connection:
+    """A connection for any thread, in autocommit mode; None is memory. `timeout` is in seconds.
+
+    That the key is right shows with the first statement that reads. Raises `sqlite3.Error`, `MissingPackage`.
+    """
+    if seal is None or path is None:
+        return sqlite3.connect(path or ":memory:", timeout=timeout, isolation_level=None, check_same_thread=False)
+    with as_sqlite:
+        connection = cipher().connect(str(path), timeout=timeout, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA cipher_log_level = NONE")  # what it prints on standard error says no more than its exceptions
+        # A raw key: SQLCipher would stretch a passphrase for each connection, with 256,000 rounds.
+        connection.execute(f"PRAGMA key = \"x'{seal.database}'\"")
+        return connection
+
+
+class _AsSqlite:
+    """Raises an error of SQLCipher's module as the one of that name in `sqlite3`, which every caller knows; costs nothing else."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and type(error).__module__.startswith("sqlcipher3"):
+            raise getattr(sqlite3, type(error).__name__, sqlite3.DatabaseError)(*error.args) from error
+
+
+as_sqlite = _AsSqlite()
+"""`with as_sqlite:` around what is done with a connection of `connect`."""
+
+
 class Database:
     """Open the file at `path`, making or migrating it; None is a database in memory, gone with this object.
 
     `migrations[i]` is SQL that brings the schema from version i to i + 1: never edit one that was released, append. All methods may
-    be called from any thread, and other processes may have the file open. The file is readable by its owner only. SQL has one
-    function more, `casefold(text)`. Raises `DatabaseBroken` if the file is damaged, no database, or of a newer program.
+    be called from any thread, and other processes may have the file open. The file is readable by its owner only, and encrypted with
+    the `seal` if there is one. SQL has one function more, `casefold(text)`. Raises `DatabaseBroken` if the file is damaged, no database,
+    of another key, or of a newer program, and `MissingPackage`.
     """
 
-    def __init__(self, path: Path | None, migrations: Sequence[str]) -> None:
+    def __init__(self, path: Path | None, migrations: Sequence[str], seal: Seal | None = None) -> None:
         self.path = path
+        self._seal = seal
         self._write_lock = threading.Lock()
         self._guard = threading.Lock()  # of the two below
         self._connections: list[sqlite3.Connection] = []
@@ -57,17 +104,18 @@ class Database:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path or ":memory:", timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        connection = connect(self.path, self._seal)
         with self._guard:
             if self._closed:
                 connection.close()
                 raise sqlite3.ProgrammingError("the database is closed")
             self._connections.append(connection)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")  # nothing can rebuild what is lost here
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
-        connection.create_function("casefold", 1, lambda text: text.casefold() if isinstance(text, str) else text, deterministic=True)
+        with as_sqlite:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # nothing can rebuild what is lost here
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
+            connection.create_function("casefold", 1, lambda text: text.casefold() if isinstance(text, str) else text, deterministic=True)
         return connection
 
     def _migrate(self, migrations: Sequence[str]) -> None:
@@ -89,14 +137,15 @@ class Database:
         except queue.Empty:
             connection = self._connect()
         try:
-            # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
-            return connection.execute(sql, args).fetchall()
+            with as_sqlite:
+                # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
+                return connection.execute(sql, args).fetchall()
         finally:
             self._idle.put(connection)
 
     def write(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """What `fn(connection)` returns, run as one transaction; rolled back if it raises. `fn` calls no method of this object."""
-        with self._write_lock:
+        with self._write_lock, as_sqlite:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 result = fn(self._writer)
@@ -116,7 +165,7 @@ class Database:
         """
         if self.path is None:
             return True
-        with self._write_lock:
+        with self._write_lock, as_sqlite:
             self._writer.execute("VACUUM")
             busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         return not busy

@@ -9,7 +9,7 @@
     ├── Busy (503)                  QueueFull, NotReady, StoreLocked
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
     └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), PullFailed (502), StoreBroken,
-                                 StoreFull (507), DatabaseBroken, MissingPackage, CannotListen
+                                 StoreFull (507), DatabaseBroken, DataLocked, DataInClear, MissingPackage, CannotListen
 
 `status` is the HTTP status that `server/errors.py` gives it. A test walks the tree and fails on a class without
 its own code. Raised, never printed and swallowed.
@@ -218,6 +218,18 @@ class DatabaseBroken(Broken):
     """A SQLite file cannot be opened: it is damaged, in the way, or of a newer program."""
 
     code, title = "database_broken", "A database cannot be used"
+
+
+class DataLocked(Broken):
+    """The data directory is encrypted, and its key is missing, wrong, or readable by others."""
+
+    code, title = "data_locked", "The data directory is locked"
+
+
+class DataInClear(Broken):
+    """A key is given for a data directory that is not encrypted."""
+
+    code, title = "data_in_clear", "The data directory is not encrypted"
 
 
 class MissingPackage(Broken):

@@ -43,6 +43,8 @@ class Server:
     """How long the daily usage of each key is kept, in days."""
     audit_days: int = 400
     """How long the audit log of administrative acts is kept, in days."""
+    stop_s: int = 30
+    """How long running answers may take to end when the service is told to stop, in seconds; new questions are answered 503 meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,28 @@ class Conversations:
 
 
 @dataclass(frozen=True, slots=True)
+class Log:
+    """`[log]`: what a server writes to its standard error."""
+
+    format: str = "console"
+    """`console`: lines for people; `json`: an object a line, for programs that collect logs."""
+    level: str = "info"
+    """The least that is written: `debug`, `info`, `warning` or `error`."""
+    access: bool = True
+    """A line for each call: method, path without its query, status, time. Never what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """`[encryption]`: whether the data directory is encrypted (`rag/seal.py`). Both empty: it is not."""
+
+    key: str = field(default="", repr=False)
+    """Its key, 16 characters or more. For the environment, not for a file that lies beside the data."""
+    key_file: str = ""
+    """Or a file with the key, which nobody else may read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, with the two folders that the rest is relative to."""
 
@@ -218,6 +242,8 @@ class Settings:
     """State: `store/`, `ledger.db`, `models/` are rebuilt from `corpora` when they are deleted; `conversations.db` is not."""
     corpora: Path = Path("corpora")
     """The watched folder; each sub-folder is a domain."""
+    ephemeral: bool = False
+    """Keep nothing: the index and conversations are in a private temporary folder that is gone when the program ends."""
     server: Server = field(default_factory=Server)
     ingest: Ingest = field(default_factory=Ingest)
     embed: Embed = field(default_factory=Embed)
@@ -227,6 +253,8 @@ class Settings:
     rerank: Rerank = field(default_factory=Rerank)
     engine: Engine = field(default_factory=Engine)
     conversations: Conversations = field(default_factory=Conversations)
+    encryption: Encryption = field(default_factory=Encryption)
+    log: Log = field(default_factory=Log)
     limits: Limits = field(default_factory=Limits)
     plans: Mapping[str, Limits] = field(default_factory=lambda: dict(PLANS), hash=False)
     """The plans that keys may have, by name."""
@@ -315,7 +343,11 @@ def _convert(key: str, value: Any, kind: type) -> Any:
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
-_BACKENDS = ("auto", "onnx", "torch")
+_WORDS_OF = {
+    "embed.backend": ("auto", "onnx", "torch"),
+    "log.format": ("console", "json"),
+    "log.level": ("debug", "info", "warning", "error"),
+}
 
 _RANGES = {
     "server.port": (0, 65535),
@@ -323,6 +355,7 @@ _RANGES = {
     "server.max_question_chars": (1, 1_000_000),
     "server.usage_days": (1, 100_000),
     "server.audit_days": (1, 100_000),
+    "server.stop_s": (0, 3600),
     "ingest.settle_ms": (0, 60_000),
     "ingest.reconcile_s": (1, 86_400),
     "ingest.max_file_mb": (1, 100_000),
@@ -367,8 +400,12 @@ _RANGES = {
 def _check(settings: Settings) -> None:
     if settings.store.url:
         raise InvalidSettings(f"Setting 'store.url' is {settings.store.url!r}; a Qdrant server is not supported yet.", "Leave it empty.")
-    if settings.embed.backend not in _BACKENDS:
-        raise InvalidSettings(f"Setting 'embed.backend' is {settings.embed.backend!r}.", f"Use one of: {', '.join(_BACKENDS)}.")
+    for key, words in _WORDS_OF.items():
+        section, name = key.split(".")
+        if (word := getattr(getattr(settings, section), name)) not in words:
+            raise InvalidSettings(f"Setting '{key}' is {word!r}.", f"Use one of: {', '.join(words)}.")
+    if settings.encryption.key and settings.encryption.key_file:
+        raise InvalidSettings("Settings 'encryption.key' and 'encryption.key_file' are both set.", "Leave one of them out.")
     for network in filter(None, map(str.strip, settings.server.trusted_proxies.split(","))):
         try:
             ipaddress.ip_network(network, strict=False)

@@ -100,9 +100,14 @@ def unsound(edge: Any, shard: Any, dimension: int) -> str:
     # Most of them, since a model may give a zero for a text that it knows nothing of.
     if sum(abs(float(np.linalg.norm(vector)) - 1.0) > 0.01 for vector in vectors) * 2 > len(vectors):
         return "the vectors are none"
-    if any("text" not in (point.payload or {}) for point in points):
+    if not all(map(_says_something, points)):
         return "texts are missing"
     return ""
+
+
+def _says_something(point: Any) -> bool:
+    """Whether a point has its passage, in clear or sealed (`rag/seal.py`)."""
+    return not (point.payload or {}).keys().isdisjoint(("text", "sealed"))
 
 
 def examine(edge: Any, shard: Any, dimension: int) -> str:
@@ -110,7 +115,7 @@ def examine(edge: Any, shard: Any, dimension: int) -> str:
     offset = None
     while True:
         records, offset = shard.scroll(edge.ScrollRequest(offset=offset, limit=1000, with_payload=True, with_vector=False))
-        if any(not record.payload or "text" not in record.payload for record in records):
+        if not all(map(_says_something, records)):
             return "texts are missing"
         if offset is None:
             break

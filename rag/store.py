@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,6 +49,8 @@ from rag.shard import DENSE, SPARSE, allocated, copy, create, rewrite, unsound
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from rag.seal import Seal
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -79,14 +81,16 @@ maps of sparse files: a page for which the disk has no room kills the process (S
 
 
 class EdgeStore:
-    """Qdrant Edge in `folder`. All methods are safe to call from any thread; searches run beside writes.
+    """Qdrant Edge in `folder`. All methods are safe to call from any thread; searches run beside writes. With a `seal`, what a passage
+    says is encrypted in its files.
 
     Raises `StoreLocked` if another process has it open, `StoreBroken` if the folder cannot be used, `StoreFull`. Files that
     Qdrant cannot read are set aside and the store begins empty; the pipeline then fills it from the watched folder.
     """
 
-    def __init__(self, folder: Path, dimension: int, fingerprint: str) -> None:
+    def __init__(self, folder: Path, dimension: int, fingerprint: str, seal: Seal | None = None) -> None:
         self._edge: Any = _edge.library()
+        self._seal = seal
         self.folder = folder
         self.dimension = dimension
         self._fingerprint = fingerprint
@@ -235,7 +239,7 @@ class EdgeStore:
                 self._unoptimized += len(points)
                 for document, _, _ in rows[i : i + _AT_ONCE]:
                     self._languages.setdefault(document.domain, DEFAULT)
-                    self._searched.setdefault(document.domain, DEFAULT)
+                    self._searched.setdefault(document.domain, self._languages[document.domain])
         if rows:
             self._flush()
 
@@ -266,7 +270,7 @@ class EdgeStore:
                 if not records:
                     break
                 self.check_space()
-                points = [self._point(record.id, record.vector[DENSE], record.payload, wanted) for record in records]
+                points = [self._point(record.id, record.vector[DENSE], self._said(record), wanted) for record in records]
                 # Nothing is deleted by this: the text that is overwritten is the text that is written.
                 self._update(edge.UpdateOperation.upsert_points(points), [str(record.id) for record in records], forgets=0)
                 self._unoptimized += len(points)
@@ -283,7 +287,39 @@ class EdgeStore:
         """A point with the BM25 vector of its text, which says what it was made by."""
         language = language_of(payload["text"], languages)
         words = document_vector(_words(payload["path"], payload["heading"], payload["text"]), language)
-        return self._edge.Point(id, {DENSE: vector, SPARSE: words}, {**payload, "language": language, "words": stamp(languages)})
+        payload = {**payload, "language": language, "words": stamp(languages)}
+        if self._seal is not None:
+            payload = self._seal.close(str(id), payload)
+        return self._edge.Point(id, {DENSE: vector, SPARSE: words}, payload)
+
+    def _said(self, record: Any) -> dict[str, Any]:
+        """The payload of a point as it was before it was sealed."""
+        return record.payload if self._seal is None else self._seal.open(str(record.id), record.payload)
+
+    def reseal(self) -> int:
+        """Write what every passage says anew, as the seal closes it now, and all files without what stood there before; how many passages.
+
+        For a seal that opens what is there and closes otherwise (`rag/reseal.py`). Begun again after a crash it does all of it again.
+        Raises as `optimize`.
+        """
+        edge, done, offset = self._edge, 0, None
+        while True:
+            request = edge.ScrollRequest(offset=offset, limit=_AT_ONCE, with_payload=True, with_vector=True)
+            with self._writing:
+                records, offset = self._read(lambda shard, request=request: shard.scroll(request))
+                if records:
+                    self.check_space()
+                    payloads = [self._said(record) for record in records]
+                    if self._seal is not None:
+                        payloads = [self._seal.close(str(record.id), said) for record, said in zip(records, payloads, strict=True)]
+                    points = [edge.Point(record.id, record.vector, said) for record, said in zip(records, payloads, strict=True)]
+                    self._update(edge.UpdateOperation.upsert_points(points), [str(record.id) for record in records], forgets=len(points))
+            done += len(records)
+            if offset is None:
+                break
+        self._flush()
+        self.optimize()
+        return done
 
     def _stored_languages(self) -> dict[str, tuple[str, ...]]:
         """By which languages each domain's BM25 vectors were made: as one of them says. What a crash left half done `reword` finds."""
@@ -345,7 +381,15 @@ class EdgeStore:
                     deleted += len(there)
             if deleted:
                 self._flush()
+                self._ask_no_more()
         return deleted
+
+    def _ask_no_more(self) -> None:
+        """Questions to all domains are not asked in the languages of one that has no passages left. With `_writing` held."""
+        for domain in list(self._searched):
+            request = self._edge.ScrollRequest(limit=1, filter=self._filter(domain), with_payload=False, with_vector=False)
+            if not self._read(lambda shard, request=request: shard.scroll(request))[0]:
+                del self._searched[domain]  # `_languages` stays: what comes back is written as before, until `reword` says otherwise
 
     def delete_document(self, document_id: str) -> int:
         """Remove all chunks of a document; returns how many there were."""
@@ -462,7 +506,9 @@ class EdgeStore:
             for record in self._read(lambda shard: shard.retrieve([ids[i] for i in order], with_payload=True, with_vector=False))
         }
         return [
-            _passage(records[ids[i]], float(fused[i]), Scores(float(dense[i]), float(bm25[i]) or None)) for i in order if ids[i] in records
+            _passage(ids[i], self._said(records[ids[i]]), float(fused[i]), Scores(float(dense[i]), float(bm25[i]) or None))
+            for i in order
+            if ids[i] in records
         ]
 
     def _query(self, requests: Sequence[Any]) -> list[Any]:
@@ -757,10 +803,9 @@ def _payload(document: Document, chunk: Chunk) -> dict[str, Any]:
     }
 
 
-def _passage(record: Any, score: float, scores: Scores) -> Passage:
-    payload = record.payload
+def _passage(id: Any, payload: Mapping[str, Any], score: float, scores: Scores) -> Passage:
     return Passage(
-        chunk_id=str(record.id),
+        chunk_id=str(id),
         document_id=payload["document_id"],
         domain=payload["domain"],
         path=payload["path"],
