@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rag.errors import ParseFailed
+
 Reader = Literal[
     "markdown", "text", "rst", "org", "code", "json", "jsonl", "yaml", "toml", "xml", "notebook", "html", "csv",
     "pdf", "image", "docx", "doc", "odt", "rtf", "pptx", "ppt", "xlsx", "xls", "epub", "email", "msg", "mbox", "zip",
@@ -85,6 +87,27 @@ NAMED = (
     "yaml, toml, xml, png, gif, jpg, tiff, zip and source code"
 )
 
+# What people call kinds of documents -> the readers of their files. What has no reader is of the kind `other`.
+KINDS: dict[str, tuple[Reader, ...]] = {
+    "text": ("markdown", "text", "rst", "org"),
+    "pdf": ("pdf",),
+    "document": ("docx", "doc", "odt", "rtf", "epub"),
+    "slides": ("pptx", "ppt"),
+    "table": ("xlsx", "xls", "csv"),
+    "web": ("html",),
+    "mail": ("email", "msg", "mbox"),
+    "image": ("image",),
+    "data": ("json", "jsonl", "yaml", "toml", "xml"),
+    "code": ("code", "notebook"),
+    "archive": ("zip",),
+}
+
+
+def media_types(kind: str) -> frozenset[str]:
+    """The media types of the documents of one of `KINDS`; of `other` the one of files that are not read."""
+    readers = KINDS.get(kind, ())
+    return frozenset(form.media_type for form in FORMATS.values() if form.reader in readers) or frozenset({UNKNOWN_MEDIA_TYPE})
+
 
 def suffix_of(name: str) -> str:
     """The lower-case suffix with its dot, or an empty string. `.tar.gz` is `.gz`."""
@@ -96,3 +119,15 @@ def format_of(name: str) -> Format | None:
     """The format of a file name, or None if it is not one of ours."""
     suffix = suffix_of(name)
     return FORMATS.get(suffix) if suffix else PLAIN
+
+
+def readable(name: str) -> Format:
+    """As `format_of`; raises `ParseFailed` for the name of a file that is not read."""
+    found = format_of(name)
+    if found is None:
+        raise ParseFailed(
+            "unsupported_format",
+            f"Files of the kind {suffix_of(name)!r} are not read.",
+            f"Convert it to one of: {NAMED}; or leave it out with `ignore` in domain.toml.",
+        )
+    return found

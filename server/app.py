@@ -9,25 +9,24 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
-import mimetypes
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from rag.answer import Library
 from rag.conversations import Conversations
-from rag.domains import Domain, read_domains
+from rag.domains import read_domains
 from rag.embed import Embedder
 from rag.engine import Engine
 from rag.engines import Engines
-from rag.errors import Broken, InvalidInput, NotReady, ReadingRoomError
+from rag.errors import Broken, NotReady, ReadingRoomError
 from rag.metrics import Metrics
-from rag.records import Document, Failure, document_id
+from rag.records import Document, Failure
 from rag.rerank import Reranker
 from rag.settings import Rerank, Settings
 from rag.store import EdgeStore
@@ -38,15 +37,13 @@ from server.scopes import Caller
 from server.stream import Broadcast
 
 if TYPE_CHECKING:
+    from ingest.desk import Desk
     from ingest.ingester import Ingester
     from ingest.ledger import Ledger
     from ingest.pipeline import Pipeline, Receipt, Removed, Report
     from ingest.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
-
-_RECORD_SECONDS = 2.0
-"""How long an upload waits for its record; a batch of a bulk ingest takes about one second."""
 
 _BULK_SECONDS = 0.5
 """Between two `ingest` events: as often as a bar moves visibly."""
@@ -106,7 +103,7 @@ class ReadingRoom:
         self.settings = settings
         self.metrics = Metrics()
         self.broadcast = Broadcast()
-        self.engines = Engines(settings.engine, settings.data_dir)
+        self.engines = Engines(settings.engine, settings.data_dir, over=self.metrics.generated)
         self.ledger: Ledger | None = None
         self._conversations: Conversations | None = None
         self.access: Access | None = None
@@ -116,6 +113,7 @@ class ReadingRoom:
         self.store: EdgeStore | None = None
         self.pipeline: Pipeline | None = None
         self.ingester: Ingester | None = None
+        self._desk: Desk | None = None
         self.sandbox: Sandbox | None = None
         self.activity = Activity()
         self.on_progress: list[Callable[[Document | Removed], None]] = []
@@ -124,6 +122,8 @@ class ReadingRoom:
         # Searches and document reads; two, so that a slow one does not hold up the next.
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="search")
         self._starting: list[threading.Thread] = []
+        self.draining = False
+        """The service stops: running answers may end, new ones are told 503. Set by `server/serve.py`."""
         self._stopping = threading.Event()
         self._began = time.time()
         self._told = 0.0
@@ -136,12 +136,14 @@ class ReadingRoom:
     def start(self, *, watch: bool = True, index: bool = True, engine: bool = True) -> None:
         """Take the data directory and begin loading, in threads. Without `watch` the folder is read when asked only;
         without `index` there are the records of documents and nothing else."""
+        from ingest.desk import Desk
         from ingest.ledger import Ledger
 
         self.settings.corpora.mkdir(parents=True, exist_ok=True)
         self.lock.acquire()
         try:
             self.ledger = Ledger(self.settings.data_dir / "ledger.db")
+            self._desk = Desk(self.settings, self.ledger, lambda: self._ingest)
             self._conversations = self._open_conversations(self.ledger)
             if watch:
                 self.access = Access(self.settings)
@@ -172,7 +174,9 @@ class ReadingRoom:
         try:
             # First the reranker: without it the library is there as soon as the embedder and the store are.
             self.reranker = _second_look(self.settings.rerank)
-            self.embedder = Embedder(self.settings.embed)
+            embedder = Embedder(self.settings.embed)
+            embedder.told = self.metrics.embedding
+            self.embedder = embedder
             part = "store"
             self.store = EdgeStore(self.settings.data_dir / "store", self.embedder.dimension, self.embedder.fingerprint)
             part = "watcher"
@@ -412,35 +416,12 @@ class ReadingRoom:
         assert self.pipeline is not None and self.ingester is None
         return self.pipeline.sync(None)
 
-    def upload(self, domain: str, filename: str, file: BinaryIO, *, create: bool) -> Document:
-        """Write a file into the watched folder, as if somebody had copied it there; returns its record.
-
-        Blocks for milliseconds, up to `_RECORD_SECONDS` when a bulk ingest is under way. With `create`, a new domain is
-        made. Raises `UnknownDomain`, `OutsideCorpora`, `InvalidInput`, `NotReady`.
-        """
-        from ingest.upload import place, safe_name
-
-        ingester = self._ingest
-        corpora = self.settings.corpora
-        if create:
-            name = safe_name(domain)
-            if Domain(name).ignores(name):
-                raise InvalidInput(f"A domain cannot be called {name!r}.", "Choose a name that does not begin with a dot.")
-            (corpora / name).mkdir(exist_ok=True)
-        limit = self.settings.server.max_upload_mb << 20
-        path = place(corpora, domain, filename, iter(partial(file.read, 1 << 20), b""), max_bytes=limit)
-        id = document_id(domain, path.name)
-        before = self.documents.document(id)
-        ingester.sync([path])
-        deadline = time.monotonic() + _RECORD_SECONDS
-        while time.monotonic() < deadline:
-            record = self.documents.document(id)
-            if record is not None and record != before:
-                return record
-            time.sleep(0.005)
-        stat = path.stat()
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return Document(id, domain, f"{domain}/{path.name}", path.stem, kind, stat.st_size, "queued", 0, None, stat.st_mtime, None)
+    @property
+    def desk(self) -> Desk:
+        """What people do to the watched folder through the service. Raises `NotReady`."""
+        if self._desk is None:
+            raise NotReady("The service is not started.", "Start it.")
+        return self._desk
 
     def domains(self) -> list[dict[str, object]]:
         """Each domain with what is known of it, as `/rag/domains` gives it."""
@@ -459,6 +440,14 @@ class ReadingRoom:
             }
             for domain in read_domains(self.settings.corpora).values()
         ]
+
+
+def app_version() -> str:
+    """The installed version, or 0 from a bare checkout."""
+    try:
+        return version("readingroom")
+    except PackageNotFoundError:
+        return "0"
 
 
 def bulk_fields(bulk: Bulk) -> dict[str, object]:

@@ -45,6 +45,9 @@ _JSON_BYTES = 1 << 20
 _INLINE = {"application/pdf", "image/png", "image/jpeg", "image/gif", "image/webp"}
 
 
+Kind = Literal["text", "pdf", "document", "slides", "table", "web", "mail", "image", "data", "code", "archive", "other"]
+"""What people call the kinds of documents: those of `ingest/formats.py`."""
+
 Filters = Annotated[
     dict[str, Any],
     msgspec.Meta(
@@ -100,11 +103,12 @@ class AskBody(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(slots=True)
 class UploadForm:
-    """`create` true makes the domain if there is none of that name."""
+    """`create` true makes the domain if there is none of that name; `folder` is one below the domain's, made if it is not there."""
 
     domain: str
     file: UploadFile
     create: bool = False
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +197,32 @@ class NativeController(Controller):
         domain: str | None = None,
         status: Literal["queued", "parsing", "embedding", "indexed", "failed"] | None = None,
         q: Annotated[str | None, Parameter(description="part of the path or the title")] = None,
+        folder: Annotated[str | None, Parameter(description="only what lies below this path, such as `handbook/travel`")] = None,
+        kind: Kind | None = None,
+        code: Annotated[str | None, Parameter(description="only what failed for this reason, such as `encrypted`")] = None,
+        sort: Literal["path", "name", "date", "size", "status"] = "path",
+        order: Literal["asc", "desc"] = "asc",
         cursor: str | None = None,
         limit: Annotated[int, Parameter(ge=1, le=1000)] = 100,
     ) -> DocumentPage:
-        """A page of them; follow `next_cursor` for more. An unknown domain is 404."""
+        """A page of them; follow `next_cursor` for more, with all else as it was. An unknown domain is 404."""
         wanted = caller.domain(domain or None)
         if domain:
             path_of_a_question.find_domain(room.settings.corpora, domain)
         within = caller.domains if wanted is None else None
         items, next_cursor = await asyncio.to_thread(
-            room.documents.documents, domain=wanted, status=status, q=q or None, cursor=cursor or None, limit=limit, within=within
+            room.documents.documents,
+            domain=wanted,
+            status=status,
+            q=q or None,
+            cursor=cursor or None,
+            limit=limit,
+            within=within,
+            folder=folder,
+            kind=kind,
+            code=code,
+            sort=sort,
+            descending=order == "desc",
         )
         return DocumentPage([room.live(document) for document in items], next_cursor)
 
@@ -218,7 +238,8 @@ class NativeController(Controller):
         new = data.create and data.domain not in await asyncio.to_thread(read_domains, room.settings.corpora)
         if new and not caller.admin:
             raise Forbidden(f"There is no domain {data.domain!r}, and this key may not make one.", "Use a key with the scope admin.")
-        document = await asyncio.to_thread(room.upload, data.domain, data.file.filename, data.file.file, create=new)
+        send = room.desk.upload
+        document = await asyncio.to_thread(send, data.domain, data.file.filename, data.file.file, folder=data.folder, create=new)
         if new:
             await asyncio.to_thread(room.note, caller, "domain.create", document.domain)
         return document
@@ -226,12 +247,12 @@ class NativeController(Controller):
     @get("/documents/{document_id:str}", summary="One document")
     async def document(self, room: ReadingRoom, caller: Caller, document_id: str) -> Document:
         """Its record; `progress` while it is being read or indexed."""
-        return room.live(_known(room, caller, document_id))
+        return room.live(known(room, caller, document_id))
 
     @get("/documents/{document_id:str}/text", summary="The text of a document")
     async def text(self, room: ReadingRoom, caller: Caller, document_id: str) -> DocumentText:
         """What the offsets of passages and citations refer to."""
-        document = _known(room, caller, document_id)
+        document = known(room, caller, document_id)
         text = await asyncio.to_thread(room.documents.text, document_id)
         if text is None:
             raise UnknownDocument(f"{document.path} has no text: it is {document.status}.", "See its `error`, or wait until it is indexed.")
@@ -243,7 +264,7 @@ class NativeController(Controller):
 
         Types that could run script are sent as downloads.
         """
-        document = _known(room, caller, document_id)
+        document = known(room, caller, document_id)
         path = room.settings.corpora / document.path
         kind, disposition, headers = _shown_as(path.name)
         if document.container is not None:
@@ -257,7 +278,7 @@ class NativeController(Controller):
     @delete("/documents/{document_id:str}", status_code=200, summary="Delete a document")
     async def delete(self, room: ReadingRoom, caller: Caller, document_id: str) -> DeleteReceipt:
         """Removes the file and everything that was made of it; answers when it is gone."""
-        document = _known(room, caller, document_id)
+        document = known(room, caller, document_id)
         receipt = await asyncio.wrap_future(room.remove(document_id))
         await asyncio.to_thread(room.note, caller, "document.delete", document.path, document_id=document_id)
         return msgspec.convert(receipt, DeleteReceipt, from_attributes=True)
@@ -327,7 +348,7 @@ class NativeController(Controller):
     async def events(self, room: ReadingRoom, caller: Caller) -> Stream:
         """SSE: `state` first, then `document` and `removed` as things happen, and `ingest`: how far the whole is.
 
-        `state` has the counts by domain and status, `ingest`, and the largest upload in MiB. Who does not keep up misses
+        `state` has the counts by domain and status, `ingest`, the largest upload in MiB, and what the key may. Who does not keep up misses
         stages, never the last state of a document; after `resync` the list is to be fetched anew.
         """
 
@@ -335,7 +356,8 @@ class NativeController(Controller):
             limit = room.settings.server.max_upload_mb
             counts = {domain: n for domain, n in room.documents.counts().items() if caller.sees(domain)}
             bulk = room.activity.bulk if caller.domains is None else Bulk()  # it counts the documents of all domains
-            return sse("state", {"documents": counts, "ingest": bulk_fields(bulk), "max_upload_mb": limit})
+            may = {"upload": caller.may({"upload"}), "admin": caller.admin and caller.domains is None}
+            return sse("state", {"documents": counts, "ingest": bulk_fields(bulk), "max_upload_mb": limit, "may": may})
 
         return event_stream(room.broadcast.listen(hello, caller.domains))
 
@@ -345,12 +367,16 @@ def _shown_as(name: str) -> tuple[str, Literal["inline", "attachment"], dict[str
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     shown = kind in _INLINE
     plain = not shown and kind.startswith("text/") and kind != "text/html"
+    if "javascript" in kind or "ecmascript" in kind:
+        # As a download it would be no page, and still a script to a page that names it as one.
+        kind = "text/plain"
     headers = {} if kind == "application/pdf" else {"Content-Security-Policy": "sandbox; default-src 'none'"}
     # Litestar adds the charset to every kind of text.
     return "text/plain" if plain else kind, "inline" if shown or plain else "attachment", headers
 
 
-def _known(room: ReadingRoom, caller: Caller, document_id: str) -> Document:
+def known(room: ReadingRoom, caller: Caller, document_id: str) -> Document:
+    """A document that the caller may see. Raises `UnknownDocument`."""
     document = room.documents.document(document_id)
     if document is None or not caller.sees(document.domain):
         raise UnknownDocument(f"There is no document {document_id!r}.", "List them with GET /rag/documents.")
