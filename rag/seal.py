@@ -6,7 +6,7 @@
 
 The data key never changes but with `readingroom privacy rekey`, which writes everything anew. How a data directory is encrypted, decrypted
 and given another key is in `rag/reseal.py`. Vectors, BM25 terms (hashes of word stems), ids, domains and file sizes stay readable: against
-who can read those, and the watched folder itself, only an encrypted disk helps. Nothing of this is imported where no key is set.
+who can read those, and the watched folder itself, only an encrypted disk helps. Neither package is imported where no key is set.
 """
 
 from __future__ import annotations

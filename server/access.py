@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from rag.seal import Seal
 from rag.settings import Settings
 from server import audit, keys, quotas
 from server.audit import Audit
@@ -19,15 +20,15 @@ from server.scopes import Caller
 class Access:
     """Opens the files in the data directory. Raises `DatabaseBroken`: without them nobody may be let in."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, seal: Seal | None = None) -> None:
         folder = settings.data_dir
         self.command = secrets.token_urlsafe(32)
         """What a command of this machine shows to get in; it ends with this process."""
-        self.keys = Keys(folder / keys.FILE)
+        self.keys = Keys(folder / keys.FILE, seal=seal)
         try:
-            self.meter = Meter(folder / quotas.FILE, settings.plans, settings.limits, keep_days=settings.server.usage_days)
+            self.meter = Meter(folder / quotas.FILE, settings.plans, settings.limits, keep_days=settings.server.usage_days, seal=seal)
             try:
-                self.audit = Audit(folder / audit.FILE, keep_days=settings.server.audit_days)
+                self.audit = Audit(folder / audit.FILE, keep_days=settings.server.audit_days, seal=seal)
             except BaseException:
                 self.meter.close()
                 raise

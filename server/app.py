@@ -28,6 +28,7 @@ from rag.errors import Broken, NotReady, ReadingRoomError
 from rag.metrics import Metrics
 from rag.records import Document, Failure
 from rag.rerank import Reranker
+from rag.seal import Seal, unlock
 from rag.settings import Rerank, Settings
 from rag.store import EdgeStore
 from server.access import Access
@@ -105,6 +106,7 @@ class ReadingRoom:
         self.broadcast = Broadcast()
         self.engines = Engines(settings.engine, settings.data_dir, over=self.metrics.generated)
         self.ledger: Ledger | None = None
+        self._seal: Seal | None = None
         self._conversations: Conversations | None = None
         self.access: Access | None = None
         """Who may do what; None where nobody is served."""
@@ -142,11 +144,12 @@ class ReadingRoom:
         self.settings.corpora.mkdir(parents=True, exist_ok=True)
         self.lock.acquire()
         try:
-            self.ledger = Ledger(self.settings.data_dir / "ledger.db")
+            self._seal = unlock(self.settings)
+            self.ledger = Ledger(self.settings.data_dir / "ledger.db", self._seal)
             self._desk = Desk(self.settings, self.ledger, lambda: self._ingest)
             self._conversations = self._open_conversations(self.ledger)
             if watch:
-                self.access = Access(self.settings)
+                self.access = Access(self.settings, self._seal)
         except BaseException:
             if self._conversations is not None:
                 self._conversations.close()
@@ -162,7 +165,7 @@ class ReadingRoom:
     def _open_conversations(self, ledger: Ledger) -> Conversations:
         kept = self.settings.conversations
         path = self.settings.data_dir / "conversations.db" if kept.keep else None
-        return Conversations(path, expire_days=kept.expire_days, index=_Contents(ledger))
+        return Conversations(path, expire_days=kept.expire_days, index=_Contents(ledger), seal=self._seal)
 
     def _launch(self, name: str, load: Callable[[], None]) -> None:
         thread = threading.Thread(target=load, name=f"load-{name}", daemon=True)
@@ -178,7 +181,7 @@ class ReadingRoom:
             embedder.told = self.metrics.embedding
             self.embedder = embedder
             part = "store"
-            self.store = EdgeStore(self.settings.data_dir / "store", self.embedder.dimension, self.embedder.fingerprint)
+            self.store = EdgeStore(self.settings.data_dir / "store", self.embedder.dimension, self.embedder.fingerprint, self._seal)
             part = "watcher"
             if not self._stopping.is_set():
                 self._start_ingest(watch)

@@ -1,7 +1,8 @@
 """The audit log: what administrators did, who, when, from where. Append-only: the database itself refuses to change or shorten it.
 
-Told by the routes and commands that act: keys, models, deleted documents, new domains, the settings at each start. Of a secret only that
-it is set. Entries go when they are older than `server.audit_days`, and no sooner than after a day, which the database sees to as well.
+Told by the routes and commands that act: keys, models, adapters, deleted documents, new domains, erased conversations, the settings at each
+start. Of a secret only that it is set. Entries go when they are older than `server.audit_days`, and no sooner than after a day, which
+the database sees to as well.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rag.db import Database
+from rag.seal import Seal, unlock
 from rag.settings import Settings
-from server.scopes import Caller
+from server.scopes import COMMAND, Caller
 
 FILE = "audit.db"
 
@@ -41,19 +43,21 @@ MIGRATIONS = (
 )
 
 ACTS = frozenset({
-    "server.start", "key.create", "key.rotate", "key.revoke", "model.use", "model.pull", "model.delete", "assistant.create",
-    "assistant.copy", "document.delete", "domain.create",
+    "server.start", "key.create", "key.rotate", "key.revoke", "model.use", "model.pull", "model.add", "model.delete", "adapter.add",
+    "adapter.delete", "assistant.create", "assistant.copy", "document.delete", "domain.create", "domain.change", "conversations.erase",
 })  # fmt: skip
 
-_SECRET = frozenset({"server.key", "engine.key"})
+_SECRET = frozenset({"server.key", "encryption.key", "engine.key"})
 
 
 class Audit:
     """The log of a data directory; `path` None keeps it in memory. From any thread; writing blocks for milliseconds."""
 
-    def __init__(self, path: Path | None, *, keep_days: int = 400, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path | None, *, keep_days: int = 400, clock: Callable[[], float] = time.time, seal: Seal | None = None
+    ) -> None:
         self._clock, self._keep = clock, keep_days
-        self._database = Database(path, MIGRATIONS)
+        self._database = Database(path, MIGRATIONS, seal)
 
     def note(self, caller: Caller, act: str, target: str = "", **details: Any) -> None:
         """Append an act; what is too old goes. `details` is JSON, without secrets. Raises `ValueError` for an act that has no name yet."""
@@ -83,6 +87,15 @@ class Audit:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+def noted_here(settings: Settings, act: str, target: str = "", **details: Any) -> None:
+    """Append what a command of this machine has done, whether a server runs or not. As `Audit.note`."""
+    audit = Audit(settings.data_dir / FILE, keep_days=settings.server.audit_days, seal=unlock(settings))
+    try:
+        audit.note(COMMAND, act, target, **details)
+    finally:
+        audit.close()
 
 
 def set_by_hand(settings: Settings) -> dict[str, Any]:

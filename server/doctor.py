@@ -23,6 +23,7 @@ from rag import models
 from rag.domains import Domain, read_domains
 from rag.errors import ReadingRoomError
 from rag.languages import named
+from rag.seal import unlock
 from rag.settings import Settings
 from server.auth import check_binding, is_loopback
 from server.keys import any_keys
@@ -282,7 +283,7 @@ def _watching(settings: Settings) -> Iterator[Check]:
 
 def _binding(settings: Settings) -> Iterator[Check]:
     try:
-        check_binding(settings.server, keys=any_keys(settings.data_dir))
+        check_binding(settings.server, keys=any_keys(settings.data_dir, unlock(settings)))
         yield Check("listening", "ok", f"{settings.server.host}:{settings.server.port}")
     except ReadingRoomError as error:
         yield Check("listening", "broken", error.message, error.remedy)

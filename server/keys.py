@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from rag.db import Database
+from rag.db import Database, connect
 from rag.errors import InvalidInput, UnknownKey
+from rag.seal import Seal
 from server.scopes import SCOPES
 
 Kind = Literal["secret", "site"]
@@ -118,11 +119,11 @@ def digest(token: str) -> bytes:
 class Keys:
     """The keys of a data directory; `path` None keeps them in memory. What every call asks is for one thread, the rest for any."""
 
-    def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.time, *, seal: Seal | None = None) -> None:
         self._clock = clock
-        self._database = Database(path, MIGRATIONS)
+        self._database = Database(path, MIGRATIONS, seal)
         # A connection of its own that never writes: `PRAGMA data_version` tells what all others have written.
-        self._watch = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False) if path else None
+        self._watch = connect(path, seal, timeout=5.0) if path else None
         self._written = 0
         self._seen: tuple[int, int] | None = None
         self._by_digest: dict[bytes, tuple[Key, float | None]] = {}
@@ -142,8 +143,16 @@ class Keys:
 
         The look-up is by digest: how long it takes says nothing of how much of a guess was right.
         """
+        return self._known(digest(token))
+
+    def holds(self, digest: bytes) -> bool:
+        """Whether the key of this digest lets in now: for calls that it has let in before."""
+        key = self._known(digest)
+        return key is not None and key.state(self._clock()) == "active"
+
+    def _known(self, digest: bytes) -> Key | None:
         self._refresh()
-        found = self._by_digest.get(digest(token))
+        found = self._by_digest.get(digest)
         if found is None:
             return None
         key, until = found
@@ -259,11 +268,11 @@ class Keys:
         self._written += 1
 
 
-def any_keys(data_dir: Path) -> bool:
+def any_keys(data_dir: Path, seal: Seal | None = None) -> bool:
     """Whether a data directory has keys. Makes no file where there is none. Raises `DatabaseBroken`."""
     if not (data_dir / FILE).exists():
         return False
-    keys = Keys(data_dir / FILE)
+    keys = Keys(data_dir / FILE, seal=seal)
     try:
         return keys.exist
     finally:

@@ -21,6 +21,7 @@ from typing import Any
 from rag.db import Database
 from rag.errors import Forbidden, OverQuota
 from rag.records import Usage
+from rag.seal import Seal
 from rag.settings import PLANS, Limits
 from server.limits import COUNTED, DAY_S, Count, Policy, check, headers, over, policies, to_midnight
 from server.scopes import Caller, Rule
@@ -94,6 +95,7 @@ class Meter:
         *,
         keep_days: int = 400,
         clock: Callable[[], float] = time.time,
+        seal: Seal | None = None,
     ) -> None:
         self._plans, self._limits, self._clock, self._keep = plans, limits or Limits(), clock, keep_days
         self._by_address = self._limits != Limits()
@@ -105,7 +107,7 @@ class Meter:
         self._day = int(clock() // DAY_S)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._database = Database(path, MIGRATIONS)
+        self._database = Database(path, MIGRATIONS, seal)
         self._salt = self._database.write(_salt)
         self._load()
         self._forget()
@@ -316,11 +318,11 @@ class Meter:
         return _report(self._database, int(self._clock() // DAY_S) - days)
 
 
-def read_report(path: Path, days: int) -> list[dict[str, Any]]:
+def read_report(path: Path, days: int, seal: Seal | None = None) -> list[dict[str, Any]]:
     """As `Meter.report`, of a file, whether a server writes to it or not. Empty where there is none."""
     if not path.exists():
         return []
-    database = Database(path, MIGRATIONS)
+    database = Database(path, MIGRATIONS, seal)
     try:
         return _report(database, int(time.time() // DAY_S) - days)
     finally:

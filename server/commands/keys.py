@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rag.errors import InvalidInput
+from rag.seal import unlock
 from rag.settings import Settings
 from server.bar import printable
 
@@ -75,16 +76,14 @@ def run_keys(args: argparse.Namespace, settings: Settings) -> int:
 def _keys(settings: Settings) -> Iterator[Keys]:
     from server.keys import FILE, Keys
 
-    with closing(Keys(settings.data_dir / FILE)) as keys:
+    with closing(Keys(settings.data_dir / FILE, seal=unlock(settings))) as keys:
         yield keys
 
 
 def _note(settings: Settings, act: str, key: Key, **details: Any) -> None:
-    from server.audit import FILE, Audit
-    from server.scopes import COMMAND
+    from server.audit import noted_here
 
-    with closing(Audit(settings.data_dir / FILE, keep_days=settings.server.audit_days)) as audit:
-        audit.note(COMMAND, act, key.id, name=key.name, **details)
+    noted_here(settings, act, key.id, name=key.name, **details)
 
 
 def _create(args: argparse.Namespace, settings: Settings) -> int:
@@ -183,7 +182,7 @@ def _usage(args: argparse.Namespace, settings: Settings) -> int:
 
     if args.days < 1:
         raise InvalidInput(f"--days {args.days} is no number of days.", "Give 1 or more.")
-    rows = read_report(settings.data_dir / FILE, args.days)
+    rows = read_report(settings.data_dir / FILE, args.days, unlock(settings))
     with _keys(settings) as keys:
         names = {key.id: key.name for key in keys.all(revoked=True)}
     rows = [{"day": row["day"], "key": row["key"], "name": names.get(row["key"], ""), **row} for row in rows]
@@ -216,7 +215,7 @@ def run_audit(args: argparse.Namespace, settings: Settings) -> int:
     path = settings.data_dir / FILE
     entries: list[dict[str, Any]] = []
     if path.exists():
-        with closing(Audit(path, keep_days=settings.server.audit_days)) as audit:
+        with closing(Audit(path, keep_days=settings.server.audit_days, seal=unlock(settings))) as audit:
             entries = audit.entries(limit=max(1, args.limit), act=args.act)
     if args.json:
         print(json.dumps({"items": entries}))
