@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ingest.formats import NAMED, format_of, suffix_of
+from ingest.formats import readable
 from rag.errors import ParseFailed
 
 VERSION = 3
@@ -218,13 +218,7 @@ _BEGINS = {
 
 def parse(data: bytes, name: str, options: Options | None = None) -> Parsed:
     """Read a file's bytes; `name` is its file name. Raises `ParseFailed` with a code for each way it can be unreadable."""
-    form = format_of(name)
-    if form is None:
-        raise ParseFailed(
-            "unsupported_format",
-            f"Files of the kind {suffix_of(name)!r} are not read.",
-            f"Convert it to one of: {NAMED}; or leave it out with `ignore` in domain.toml.",
-        )
+    form = readable(name)
     if not data:
         return Parsed("", (), None)
     reader: str = form.reader

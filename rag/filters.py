@@ -55,13 +55,14 @@ def parse(given: Mapping[str, Any] | None) -> Filters | None:
 def _path(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value.strip("/ ") or len(value) > _LONGEST:
+    # `./` alone is the whole folder, which is no filter.
+    if not isinstance(value, str) or not value.strip("./ ") or len(value) > _LONGEST:
         raise InvalidFilter(
             f"The filter `path` is {_shown(value)}.", "Give the beginning of a path (`handbook/travel`) or a pattern (`*/2024*.pdf`)."
         )
     if "\\" in value:
         raise InvalidFilter(f"The filter `path` is {_shown(value)}.", "Write it with `/`, as paths are shown in results.")
-    return value.removeprefix("./").lstrip("/")
+    return re.sub(r"^(\.?/)+", "", value)
 
 
 def _types(value: Any) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
@@ -21,8 +22,12 @@ from server.calls import COOKIE, Call, Proxies, Scope
 from server.errors import Problem, answered, problem_of
 from server.keys import Key, Keys, digest
 from server.limits import headers as limit_headers
+from server.policy import POLICY
 from server.quotas import Lease, Meter
 from server.scopes import COMMAND, LOCAL, NOBODY, SERVER, Caller, Rule, rule_of
+from server.standing import Ending, Standing
+
+log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -30,11 +35,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 _HEADERS: list[Header] = [
-    (
-        b"content-security-policy",
-        b"default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; object-src 'none'; "
-        b"base-uri 'none'; frame-ancestors 'none'; form-action 'self'",
-    ),
+    (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
@@ -87,6 +88,7 @@ class Guard:
         self._key = digest(server.key) if server.key else None
         self._command = digest(command) if command else None
         self._keys, self._meter = keys, meter
+        self._standing = Standing(keys.holds) if keys is not None else None
         self._loopback = is_loopback(server.host)
         self._proxies = Proxies(server.trusted_proxies)
 
@@ -99,16 +101,30 @@ class Guard:
             return
         call = Call(scope)
         added: list[Header] = []
+        started = False
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 present = {name.lower() for name, _ in message["headers"]}
                 usual = [header for header in (*_HEADERS, *(() if call.rule.free else (_PRIVATE,))) if header[0] not in present]
                 message["headers"] = [*message["headers"], *usual, *added]
             await send(message)
 
+        try:
+            await self._guarded(scope, receive, send_with_headers, call, added)
+        except Exception as error:
+            # Of the guard itself, such as a file of keys that cannot be read: nobody is let in, and told no more than that.
+            if started:
+                raise
+            log.error("%s %s failed", call.method, call.path, exc_info=error)
+            await _respond(send_with_headers, problem_of(error), call.path)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, call: Call, added: list[Header]) -> None:
+        """Let the call in, or say why not. `added` are headers of its answer, whoever gives it."""
         if call.preflight and self._may_ask(call):
-            await _preflight(send_with_headers, call)
+            await _preflight(send, call)
             return
         if call.rule.site:
             added.append((b"vary", b"Origin"))
@@ -116,7 +132,7 @@ class Guard:
                 # Of errors, too: the widget has to say why it cannot answer.
                 added += _allowed(call.origin)
         if call.rule.page and (key := call.query_key) and self._locked:
-            await self._sign_in(send_with_headers, call, key)
+            await self._sign_in(send, call, key)
             return
         lease = None
         try:
@@ -126,17 +142,29 @@ class Guard:
                 lease = self._meter.begin(caller, call.rule, call.length)
                 added += lease.headers
         except _Unauthorized as error:
-            await _respond(send_with_headers, error.problem, scope["path"], [(b"www-authenticate", b"Bearer")])
+            await _respond(send, error.problem, call.path, [(b"www-authenticate", b"Bearer")])
             return
         except ReadingRoomError as error:
             if isinstance(error, OverQuota):
                 assert self._meter is not None
                 added += [(b"retry-after", str(error.retry_after).encode()), *limit_headers(self._meter.policies(caller))]
-            await _respond(send_with_headers, problem_of(error), scope["path"])
+            await _respond(send, problem_of(error), call.path)
             return
-        await self._run(scope, receive, send_with_headers, call.rule, lease)
+        try:
+            if call.key is None or self._standing is None:
+                await self._run(scope, receive, send, call, lease)
+                return
+            with self._standing.call(call.key) as ended:
+                ending = Ending(ended, receive, send, call.path, _ENDED)
+                await self._run(scope, ending.receive, ending.send, call, lease)
+            if ending.unanswered:
+                await _respond(send, _ENDED, call.path, [(b"www-authenticate", b"Bearer")])
+            await ending.finish()
+        finally:
+            if lease is not None:
+                lease.end()
 
-    async def _run(self, scope: Scope, receive: Receive, send: Send, rule: Rule, lease: Lease | None) -> None:
+    async def _run(self, scope: Scope, receive: Receive, send: Send, call: Call, lease: Lease | None) -> None:
         if lease is None:
             await self._app(scope, receive, send)
             return
@@ -149,10 +177,9 @@ class Guard:
 
         paying = payer.set(lease.spend)
         try:
-            await self._app(scope, counted if rule.cost == "upload" else receive, send)
+            await self._app(scope, counted if call.rule.cost == "upload" else receive, send)
         finally:
             payer.reset(paying)
-            lease.end()
 
     @property
     def _locked(self) -> bool:
@@ -180,16 +207,16 @@ class Guard:
                     f"This key is not for pages of {call.origin or 'no origin'}.",
                     "Use it in a page of one of its origins, or make a secret key for a program.",
                 )
-        elif call.origin and call.method not in _READING and not call.same_origin:
-            raise _forbidden(
-                "foreign_origin", f"Pages of {call.origin} may not call this service.", "Call it from its own page or a program."
-            )
+        elif (call.origin and call.method not in _READING and not call.same_origin) or (call.from_elsewhere and not call.rule.public):
+            whose = f"Pages of {call.origin}" if call.origin else "Pages of other origins"
+            raise _forbidden("foreign_origin", f"{whose} may not call this service.", "Call it from its own page or a program.")
         if caller is None:
             if call.rule.public:
                 return NOBODY
             raise _Unauthorized(_UNAUTHORIZED)
         now = time.time()
         if key is not None and key.state(now) == "expired":
+            call.key = None
             if call.rule.public:
                 return NOBODY
             raise _Unauthorized(_EXPIRED)
@@ -205,11 +232,13 @@ class Guard:
                 if known is not None and hmac.compare_digest(hashed, known):
                     return caller.at(address), None
             if self._keys is not None and (key := self._keys.find(token)) is not None:
+                call.key = hashed
                 return _caller(key, address), key
         # A public key may stand in the address of a call that a page makes; a secret one must not.
         if call.rule.site and self._keys is not None and call.query_key:
             key = self._keys.find(call.query_key)
             if key is not None and key.kind == "site":
+                call.key = digest(call.query_key)
                 return _caller(key, address), key
         return None, None
 
@@ -222,7 +251,9 @@ class Guard:
             return
         secure = "; Secure" if call.scheme == "https" or (self._proxies.trust(call.peer) and call.forwarded_https) else ""
         cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000{secure}"
-        headers = [(b"location", call.path.encode("latin-1", "replace")), (b"set-cookie", cookie.encode("latin-1"))]
+        # `//library` is a page's path too, and in an address the beginning of another host's.
+        place = "/" + "/".join(filter(None, call.path.split("/")))
+        headers = [(b"location", place.encode("latin-1", "replace")), (b"set-cookie", cookie.encode("latin-1"))]
         await send({"type": "http.response.start", "status": 303, "headers": [*headers, (b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
@@ -262,6 +293,7 @@ _UNAUTHORIZED = _problem(
     "Programs: `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Browsers: open the page once with ?key=KEY.",
 )
 _EXPIRED = _problem("unauthorized", "This key has expired.", "Ask the administrator for a new one.")
+_ENDED = _problem("unauthorized", "This key was revoked or has expired.", "Ask the administrator for a new one.")
 
 
 def _allowed(origin: str) -> list[Header]:

@@ -65,6 +65,8 @@ class Call:
         self.peer: str = (scope.get("client") or ("",))[0]
         self.forwarded = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"x-forwarded-for")
         self._query: bytes = scope.get("query_string", b"")
+        self.key: bytes | None = None
+        """The digest of the key in `server/keys.py` that let it in, once one has."""
 
     @property
     def host_name(self) -> str:
@@ -86,6 +88,16 @@ class Call:
             return urlsplit(self.origin or "").netloc == self.host
         except ValueError:
             return False
+
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether a page of another origin uses this address for itself, in whatever way, by what browsers say of it (Fetch Metadata).
+
+        A link that is followed, or an address that is typed, is not that: then it is this server's own page that is shown.
+        """
+        foreign = self.headers.get("sec-fetch-site", "") in ("cross-site", "same-site")
+        navigates = self.headers.get("sec-fetch-mode") == "navigate" and self.method == "GET"
+        return foreign and not (navigates and self.headers.get("sec-fetch-dest", "document") == "document")
 
     @property
     def preflight(self) -> bool:

@@ -76,6 +76,7 @@ def _show(args: argparse.Namespace, settings: Settings) -> int:
 def _add(args: argparse.Namespace, settings: Settings) -> int:
     from rag import _llama, adapters, models
     from rag.errors import AdapterUnusable
+    from server.audit import noted_here
 
     base = models.locate(settings.engine.model, "generator", settings.data_dir)
     weights = args.source / adapters.WEIGHTS if args.source.is_dir() else args.source
@@ -83,6 +84,7 @@ def _add(args: argparse.Namespace, settings: Settings) -> int:
         raise AdapterUnusable(f"There is no file {weights}.", "Name a GGUF file, or a folder with adapter.gguf in it.")
     _llama.check_adapter(base.path, weights)
     package = adapters.add(args.source, settings.data_dir, base, name=args.name, licence=args.licence, force=args.force)
+    noted_here(settings, "adapter.add", package.name, path=str(args.source))
     if args.json:
         print(json.dumps(_fields(package)))
     else:
@@ -93,8 +95,10 @@ def _add(args: argparse.Namespace, settings: Settings) -> int:
 
 def _remove(args: argparse.Namespace, settings: Settings) -> int:
     from rag import adapters
+    from server.audit import noted_here
 
     adapters.remove(settings.data_dir, args.name)
+    noted_here(settings, "adapter.delete", args.name)
     print(json.dumps({"removed": args.name}) if args.json else f"{args.name} is removed.")
     return 0
 

@@ -171,6 +171,7 @@ _TEMPLATE = "tokenizer.chat_template"
 
 def _use(args: argparse.Namespace, settings: Settings) -> int:
     from rag import models, tomlfile
+    from server.audit import noted_here
     from server.lock import address_of, command_key
 
     model = models.find(args.name, settings.data_dir)
@@ -185,6 +186,8 @@ def _use(args: argparse.Namespace, settings: Settings) -> int:
         _tell(url, command_key(settings.data_dir) or settings.server.key, model.name)
     config = args.config or Path("readingroom.toml")
     tomlfile.set_value(config, "engine", "model", model.name)
+    if url is None or settings.engine.url:  # else the server has noted it
+        noted_here(settings, "model.use", model.name, before=settings.engine.model)
     notes = []
     if os.environ.get(f"{PREFIX}ENGINE__MODEL"):
         notes.append(f"{PREFIX}ENGINE__MODEL is set and goes before the file: unset it.")

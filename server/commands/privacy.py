@@ -137,11 +137,14 @@ def _as_golden(chosen: list[Conversation]) -> str:
 def _erase(args: argparse.Namespace, settings: Settings) -> int:
     if not (args.conversation or args.owner or args.all):
         raise InvalidInput("It is not said what is to be erased.", "Add --all, --owner KEY, or --conversation ID.")
+    from server.audit import noted_here
+
     with _opened(settings) as conversations:
         if not args.yes and not args.json and not _agreed(_meant(args)):
             print("Nothing was erased.", file=sys.stderr)
             return 1
         erased = conversations.delete(args.conversation, None) if args.conversation else conversations.erase(_owner(args))
+    noted_here(settings, "conversations.erase", args.conversation or args.owner or "all", turns=erased.turns)
     if args.json:
         print(json.dumps({"conversations": erased.conversations, "turns": erased.turns, "remaining": erased.remaining}))
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def pull(args: argparse.Namespace, settings: Settings) -> int:
     """Fetch one."""
     from rag import catalogue, pull
+    from server.audit import noted_here
 
     entry = catalogue.find(args.reference)
     if entry is not None and not args.json:
@@ -41,6 +42,7 @@ def pull(args: argparse.Namespace, settings: Settings) -> int:
         return 130
     finally:
         line.end()
+    noted_here(settings, "model.pull", model.name)
     if args.json:
         print(json.dumps(fields_of(model, settings)))
         return 0
@@ -52,6 +54,7 @@ def add(args: argparse.Namespace, settings: Settings) -> int:
     """Put a file of this machine, or a folder's models, onto the shelf."""
     from rag import neighbours, shelf
     from rag.errors import InvalidInput
+    from server.audit import noted_here
 
     if sum(way is not None for way in (args.path, args.from_ollama, args.from_lmstudio)) != 1:
         raise InvalidInput("Name one thing to add.", "PATH, --from-ollama [DIR], or --from-lmstudio [DIR].")
@@ -69,6 +72,7 @@ def add(args: argparse.Namespace, settings: Settings) -> int:
         )
     finally:
         line.end()
+    noted_here(settings, "model.add", model.name, path=str(args.path))
     if args.json:
         print(json.dumps({"added": [fields_of(model, settings)], "skipped": []}))
     else:
@@ -109,6 +113,7 @@ def _add_folder(args: argparse.Namespace, settings: Settings, folder: Path) -> i
 def _add_found(found: Found, args: argparse.Namespace, settings: Settings, added: list[Json]) -> str | None:
     """Add one; returns why it could not be."""
     from rag import shelf
+    from server.audit import noted_here
 
     line = Line(sys.stderr if not args.json else None)
     try:
@@ -127,6 +132,7 @@ def _add_found(found: Found, args: argparse.Namespace, settings: Settings, added
         return error.message
     finally:
         line.end()
+    noted_here(settings, "model.add", model.name, path=str(found.path))
     added.append(fields_of(model, settings))
     return None
 
@@ -136,10 +142,12 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
     from rag import shelf
     from rag.catalogue import key
     from rag.errors import InvalidInput
+    from server.audit import noted_here
 
     if key(args.name) == key(settings.engine.model):
         raise InvalidInput(f"{args.name} is what engine.model is set to.", "Choose another one first: readingroom models use NAME")
     stays = shelf.remove(args.name, settings.data_dir)
+    noted_here(settings, "model.delete", args.name)
     if args.json:
         print(json.dumps({"removed": args.name, "kept_file": str(stays) if stays else None}))
     else:

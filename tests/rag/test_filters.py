@@ -20,6 +20,14 @@ def test_all_filters_are_read() -> None:
     assert found == Filters("handbook/travel/", ("pdf", "text/*"), after, before)
 
 
+@pytest.mark.parametrize("path", ["handbook/a.md", "/handbook/a.md", "./handbook/a.md", ".//./handbook/a.md"])
+def test_a_path_may_be_written_from_the_folder_on(path: str) -> None:
+    """As a shell completes it."""
+    found = parse({"path": path})
+    assert found is not None
+    assert found.path == "handbook/a.md"
+
+
 def test_no_filter_is_none() -> None:
     """Also where all are left empty."""
     assert parse(None) is None
@@ -34,6 +42,9 @@ def test_no_filter_is_none() -> None:
         ({"domain": "guide"}, "domain"),
         ({"path": ""}, "path"),
         ({"path": "/"}, "path"),
+        ({"path": "./"}, "path"),
+        ({"path": ".//./"}, "path"),
+        ({"path": " ./ "}, "path"),
         ({"path": 5}, "path"),
         ({"path": "a\\b"}, "path"),
         ({"path": "x" * 2000}, "path"),

@@ -198,6 +198,20 @@ def test_a_question_to_some_domains_is_asked_in_their_languages_alone(store: Edg
     assert [passage.scores for passage in found] == [p.scores for p in store.search(np.ones(4, np.float32) / 2, "laufen", domain="en")]
 
 
+def test_the_languages_of_a_domain_that_is_gone_are_asked_no_more(store: EdgeStore) -> None:
+    """At once, and not after the next start; they are again as soon as it has a document."""
+    store.reword("de", ("de",))
+    assert set(store._spoken(None)) == {"en", "de"}
+    gone = [document(path) for path in TEXTS if path.startswith("de/")]
+    store.delete_documents([of.id for of in gone[1:]])
+    assert set(store._spoken(None)) == {"en", "de"}
+    store.delete_documents([gone[0].id])
+    assert store._spoken(None) == ("en",)
+    store.upsert(gone[0], [chunk(gone[0], GERMAN)], np.ones((1, 4), np.float32) / 2)
+    assert set(store._spoken(None)) == {"en", "de"}
+    assert best(store, "Städte") == "de/haus.txt"
+
+
 def test_the_languages_are_known_after_a_restart_and_a_change_goes_on_where_it_broke_off(store: EdgeStore, tmp_path: Path) -> None:
     """The passages say by what their words were made."""
     store.reword("en", ("fr",))
