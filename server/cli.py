@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve = command("serve", "Watch the folder and answer over HTTP.")
     serve.add_argument("--host", help="address to listen on (default: 127.0.0.1; others need a key)")
     serve.add_argument("--port", type=int, help="port (default: 8000; 0 takes a free one)")
+    serve.add_argument("--ephemeral", action="store_true", default=None, help="keep nothing: index and conversations end with this run")
 
     command("ingest", "Bring the index up to date with the folder, then end.", as_json)
 
@@ -98,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_adapters(command("adapters", "List, install, train and remove LoRA adapters.", as_json), _common(**kept), _as_json(**kept))
     add_keys(command("keys", "Make, list, rotate and revoke keys, and show their usage.", as_json), _common(**kept), _as_json(**kept))
     add_audit(command("audit", "Show what administrators did.", as_json))
-    add_privacy(command("privacy", "Show, export and erase the conversations that are kept.", as_json), _common(**kept), _as_json(**kept))
+    add_privacy(command("privacy", "Show what is kept; export, erase and encrypt it.", as_json), _common(**kept), _as_json(**kept))
     add_eval(command("eval", "Measure search and answers on questions whose answers are known.", as_json))
     command("doctor", "Say what is installed, missing or slow, and the remedy.", as_json)
 
@@ -153,7 +155,7 @@ def _keep_secrets(settings: Settings) -> None:
     from server.keys import Redacting
 
     for handler in logging.getLogger().handlers:
-        handler.addFilter(Redacting(settings.server.key, settings.engine.key))
+        handler.addFilter(Redacting(settings.server.key, settings.engine.key, settings.encryption.key))
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -162,13 +164,22 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
         "corpora": args.corpora,
         "server.host": getattr(args, "host", None),
         "server.port": getattr(args, "port", None),
+        "ephemeral": getattr(args, "ephemeral", None),
     }
 
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
+    from server import logs
     from server.serve import serve
 
-    return serve(settings)
+    level = "debug" if args.verbose else settings.log.level
+    logs.configure(replace(settings.log, level=level), settings.server.key, settings.engine.key, settings.encryption.key)
+    if not settings.ephemeral:
+        return serve(settings)
+    from server.ephemeral import ephemeral
+
+    with ephemeral(settings) as inside:
+        return serve(inside)
 
 
 @contextmanager

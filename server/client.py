@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from rag.errors import Broken, ReadingRoomError, UnknownDocument
 from rag.settings import Settings
 from server.activity import Bulk
+from server.ephemeral import ephemeral, running
 from server.lock import address_of, command_key
 
 if TYPE_CHECKING:
@@ -44,14 +45,17 @@ class Room(Protocol):
 
 @contextmanager
 def open_room(settings: Settings, *, index: bool, engine: bool) -> Iterator[Room]:
-    """The server that holds the data directory, or the parts that are wanted in this process."""
-    url = address_of(settings.data_dir)
+    """The server that holds the data directory or stands in for it, or the parts that are wanted in this process."""
+    data_dir, url = settings.data_dir, address_of(settings.data_dir)
+    if url is None and (run := running(settings)) is not None:
+        data_dir, url = run, address_of(run)
     if url is not None:
-        with ServedRoom(url, command_key(settings.data_dir) or settings.server.key) as served:
+        with ServedRoom(url, command_key(data_dir) or settings.server.key) as served:
             yield served
-    else:
-        with LocalRoom(settings, index=index, engine=engine) as local:
-            yield local
+        return
+    private = ephemeral(settings) if settings.ephemeral else nullcontext(settings)
+    with private as inside, LocalRoom(inside, index=index, engine=engine) as local:
+        yield local
 
 
 class ServedRoom:
