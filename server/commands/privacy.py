@@ -65,7 +65,7 @@ def _which(parser: argparse.ArgumentParser) -> None:
 def run_privacy(args: argparse.Namespace, settings: Settings) -> int:
     """Run an action; returns the exit status.
 
-    Raises `NotFound`, `UnknownConversation`, `InvalidInput`, `DatabaseBroken`, `DataLocked`, `DataInClear`; and what `rag/reseal.py` raises.
+    Raises `NotFound`, `UnknownConversation`, `InvalidInput`, `DatabaseBroken`, `DataLocked`, `DataInClear`; and what `rag/reseal.py` does.
     """
     return _ACTIONS[args.action](args, settings)
 
@@ -189,10 +189,8 @@ def _print_kept(shown: dict[str, Any]) -> None:
     if shown["unfinished"]:
         print(f"`privacy {shown['unfinished']}` was cut short, and some is still as it was. Run it again.")
     if shown["encrypted"]:
-        print(
-            "Of an encrypted index, vectors, hashes of words, ids and the names of domains stay in clear. Only an encrypted disk hides them,"
-        )
-        print("and the documents in the watched folder.")
+        print("Of an encrypted index, vectors, hashes of words, ids and the names of domains stay in clear.")
+        print("Only an encrypted disk hides these, and the documents in the watched folder.")
     else:
         print("Nothing here is encrypted by Reading Room, and neither is the watched folder. The guide's page on privacy says how to.")
     if shown["ephemeral_run"]:
