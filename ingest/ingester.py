@@ -24,6 +24,7 @@ from ingest.watch import Watcher
 from rag.domains import FILE as DOMAIN_FILE
 from rag.errors import NotReady
 from rag.settings import Ingest
+from rag.trace import carried
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Ingester:
         return len(files)
 
     def _submit(self, run: Callable[[], Any], *, whole: bool) -> Future[Any]:
-        command = _Command(run, Future(), whole)
+        command = _Command(carried(run), Future(), whole)
         self._commands.put(command)
         self.watcher.wake()
         if self._stopping.is_set():

@@ -504,6 +504,7 @@ class Pipeline:
         for work in batch:
             report.indexed += 1
             self.counters["files_indexed"] += 1
+            log.debug("%s is indexed", work.item.seen.path, extra={"chunks": len(work.chunks)})
             self._on_progress(documents[work.item.id])
         return []
 

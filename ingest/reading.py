@@ -35,6 +35,7 @@ from ingest.sandbox import Sandbox
 from rag.domains import Domain
 from rag.records import Chunk, Failure, document_id
 from rag.settings import Ingest
+from rag.trace import carried
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -219,7 +220,7 @@ class Reader:
             finally:
                 put(None)
 
-        reading = self._thread.submit(run)
+        reading = self._thread.submit(carried(run))
         try:
             while True:
                 began = time.perf_counter()

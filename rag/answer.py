@@ -39,6 +39,7 @@ from rag.retrieve import closest_sentence, left_out, retrieve, strong, whole
 from rag.settings import Settings
 from rag.standalone import standalone
 from rag.store import EdgeStore
+from rag.trace import carried
 
 T = TypeVar("T")
 
@@ -125,6 +126,7 @@ async def _found(question: Question, asked: _Asked, library: Library) -> tuple[t
         return tuple(found), 0.0
     started = time.perf_counter()
     found = await _in_thread(library, rerank, asked.text, found, library.reranker, library.settings.rerank)
+    library.metrics.rerank.observe(time.perf_counter() - started)
     return tuple(found[:limit]), _ms_since(started)
 
 
@@ -146,10 +148,13 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         retrieve_ms = round(_ms_since(started) - rerank_ms, 2)
 
         threshold = domain.abstain_below if domain and domain.abstain_below is not None else settings.retrieve.abstain_below
-        evidence = await _in_thread(library, gate.weigh, text, passages)
+        with metrics.gate.time():
+            evidence = await _in_thread(library, gate.weigh, text, passages)
         # An adapter that was taught to refuse has a say too: here only what its word could not save is refused.
         chance = gate.heard(evidence, 0.0).chance if style.marks else evidence.chance
         if chance < threshold:
+            metrics.evidence.observe(chance)
+            metrics.refusals.labels("weak_evidence" if passages else "nothing_found").inc()
             yield PassagesFound(passages, text)
             yield Token(phrases.refusal)
             timings = Timings(retrieve_ms, rerank_ms, _ms_since(started), _ms_since(started))
@@ -226,7 +231,11 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         citations = list(checks.citations)
         limit = domain.withhold_above if domain and domain.withhold_above is not None else settings.cite.withhold_above
         withheld = not refused and checks.unsupported_share > limit
+        metrics.evidence.observe(evidence.chance)
+        if refused or withheld:
+            metrics.refusals.labels("model" if refused else "unsupported").inc()
         if withheld:
+            metrics.citations.labels("withdrawn").inc(len(citations))
             said, citations = [phrases.refusal], []
             yield Withdrawn(phrases.withdrawn)
         elif not citations and not refused:
@@ -237,10 +246,11 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
                 said.append((phrases.unbacked if said else "") + phrases.quoted.format(quote=quote))
                 citations.append(citation)
                 yield Token(said[-1])
+                metrics.citations.labels("supported").inc()
                 yield citation
 
         usage = generation.usage
-        _count(metrics, usage, (generation.admitted_at or generation.submitted_at) - generation.submitted_at)
+        _count(metrics, usage)
         outcome = "withheld" if withheld else "refused" if refused else "answered"
         refused = refused or withheld
         finish = "refused" if refused else "length" if cut else "stop"
@@ -310,7 +320,7 @@ def checked(text: str, limit: int) -> str:
 
 async def _in_thread(library: Library, call: Callable[..., T], *args: Any, **options: Any) -> T:
     """What would block the event loop, on the executor's threads."""
-    return await asyncio.get_running_loop().run_in_executor(library.executor, partial(call, *args, **options))
+    return await asyncio.get_running_loop().run_in_executor(library.executor, carried(partial(call, *args, **options)))
 
 
 def _named(adapter: Adapter | None) -> str | None:
@@ -320,9 +330,10 @@ def _named(adapter: Adapter | None) -> str | None:
 async def _check(finished: Sequence[str], checks: Checks, library: Library, *, cut: bool = False) -> list[Citation | Unsupported]:
     if not finished:
         return []
-    found = await _in_thread(library, checks.check, finished, cut=cut)
+    with library.metrics.cite.time():
+        found = await _in_thread(library, checks.check, finished, cut=cut)
     for each in found:
-        library.metrics.citations.labels("yes" if isinstance(each, Citation) else "no").inc()
+        library.metrics.citations.labels("supported" if isinstance(each, Citation) else "unsupported").inc()
     return found
 
 
@@ -338,11 +349,10 @@ def _has_lost_the_thread(finished: Sequence[str], told: set[str]) -> bool:
     return False
 
 
-def _count(metrics: Metrics, usage: Usage, waited: float) -> None:
+def _count(metrics: Metrics, usage: Usage) -> None:
     metrics.prompt_tokens.labels("yes").inc(usage.cached_tokens)
     metrics.prompt_tokens.labels("no").inc(usage.prompt_tokens - usage.cached_tokens)
     metrics.completion_tokens.inc(usage.completion_tokens)
-    metrics.queue.observe(max(0.0, waited))
 
 
 def _ms_since(start: float) -> float:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ class Embedder:
         except Exception as error:  # any of a dozen kinds, by what is wrong with the files
             raise ModelUnusable(f"The embedding model {model.name} cannot be loaded: {error}", "Correct embed.model.") from error
         self._settings = settings
+        self.told: Callable[[str, int, float], object] = lambda kind, texts, seconds: None
+        """Told of each call that it is over: `query` or `passages`, how many texts, and the seconds it took."""
         self.name = model.name
         self.max_tokens = self._encoder.max_tokens
         self.dimension = self._encoder.dimension
@@ -64,11 +67,17 @@ class Embedder:
         """(n, dimension) float32 unit rows, in the order of `texts`. Sorts by length inside to waste no padding."""
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        return self._encoder.encode([self._settings.passage_prefix + text for text in texts])
+        began = time.perf_counter()
+        rows = self._encoder.encode([self._settings.passage_prefix + text for text in texts])
+        self.told("passages", len(texts), time.perf_counter() - began)
+        return rows
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """(dimension,) float32, unit length."""
-        return self._encoder.encode_one(self._settings.query_prefix + text)
+        began = time.perf_counter()
+        row = self._encoder.encode_one(self._settings.query_prefix + text)
+        self.told("query", 1, time.perf_counter() - began)
+        return row
 
 
 def _encoder(settings: Embed, folder: Path) -> _onnx.OnnxEncoder | _torch.TorchEncoder:

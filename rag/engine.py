@@ -26,7 +26,7 @@ from typing import Any
 from rag import _llama, adapters, capacity, models
 from rag.adapters import Adapter
 from rag.errors import AdapterUnusable, ModelUnusable, NotReady, QueueFull, ReadingRoomError
-from rag.generation import FinishReason, Generation, Request, Text, TokenChances
+from rag.generation import FinishReason, Generation, Over, Request, Text, TokenChances
 from rag.records import Turn, Usage
 from rag.settings import Engine as EngineSettings
 
@@ -102,6 +102,8 @@ class Engine:
         """Answers at the same time; known once the model is loaded."""
         self.prefill_tokens = 0
         self.decode_tokens = 0
+        self.over: Over = lambda generation, *, failed: None
+        """Told of the end of each generation: see `rag.generation.Generation`."""
 
     def load(self) -> None:
         """Verify, requantize once if that makes it faster, load, warm up, and start the owner thread."""
@@ -227,7 +229,7 @@ class Engine:
             )
         if request.grammar:
             self._loaded().check_grammar(request.grammar)
-        generation = Generation(request, self._on_cancel, self._place)
+        generation = Generation(request, self._on_cancel, self._place, self.over)
         with self._changed:
             free = sum(slot.generation is None for slot in self._slots)
             if len(self._waiting) >= self._settings.queue + free:

@@ -23,6 +23,7 @@ from rag.capacity import memory_budget, sequences
 from rag.catalogue import key
 from rag.engine import Engine
 from rag.errors import Busy, ModelUnusable, NotReady, ReadingRoomError, UnknownModel
+from rag.generation import Over
 from rag.models import ModelFile
 from rag.settings import Engine as EngineSettings
 
@@ -97,15 +98,22 @@ class Engines:
     """The default model, and others once they are asked for. Safe from any thread; `find`, `use` and `unload` are for event loops."""
 
     def __init__(
-        self, settings: EngineSettings, data_dir: Path, make: Make = make_engine, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: EngineSettings,
+        data_dir: Path,
+        make: Make = make_engine,
+        clock: Callable[[], float] = time.monotonic,
+        over: Over = lambda generation, *, failed: None,
     ) -> None:
         self._settings = settings
         self._data_dir = data_dir
         self._make = make
+        self._over = over
         self._clock = clock
         self._guard = threading.Lock()
-        # Under the guard, all four:
-        self._default = _Loaded(make(settings, data_dir))
+        self._gone = (0, 0)
+        # Under the guard, all five:
+        self._default = _Loaded(self._made(settings))
         self._others: dict[str, _Loaded] = {}
         self._leaving: list[_Loaded] = []  # default once, and stopped when their last answer has ended
         self._loading: dict[str, Future[Engine]] = {}
@@ -113,6 +121,11 @@ class Engines:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-model")
         self._reapers: list[threading.Thread] = []
         self._stopping = threading.Event()
+
+    def _made(self, settings: EngineSettings) -> Engine:
+        engine = self._make(settings, self._data_dir)
+        engine.over = self._over
+        return engine
 
     @property
     def default(self) -> Engine:
@@ -195,6 +208,7 @@ class Engines:
                     return False
                 if entry.engine.running == entry.engine.waiting == 0:
                     del self._others[key(name)]
+                    self._count(entry)
                     break
             await asyncio.sleep(_LOOK_S)
         else:
@@ -236,6 +250,17 @@ class Engines:
         for entry in entries:
             entry.engine.stop()
 
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of prompts read and tokens decoded, by all that are and were in memory: neither ever goes back."""
+        with self._guard:
+            engines = [entry.engine for entry in self._all()]
+            read = self._gone[0] + sum(engine.prefill_tokens for engine in engines)
+            return read, self._gone[1] + sum(engine.decode_tokens for engine in engines)
+
+    def _count(self, entry: _Loaded) -> None:
+        """Under the guard: keep the counts of one that leaves, which does nothing any more."""
+        self._gone = self._gone[0] + entry.engine.prefill_tokens, self._gone[1] + entry.engine.decode_tokens
+
     def _all(self) -> list[_Loaded]:
         return [self._default, *self._others.values(), *self._leaving]
 
@@ -256,6 +281,7 @@ class Engines:
         if entry is not None and not entry.engine.ready:
             # Its thread died. What it left is freed, and it is loaded anew.
             del self._others[wanted]
+            self._count(entry)
             threading.Thread(target=entry.engine.stop, daemon=True).start()
             return None
         return entry
@@ -277,7 +303,7 @@ class Engines:
             settings = replace(self._settings, model=model.name, url="")
             needed = memory_needed(model, settings)
             self._make_room(needed, model.name)
-            engine = self._make(settings, self._data_dir)
+            engine = self._made(settings)
             started = self._clock()
             try:
                 engine.load()
@@ -313,6 +339,8 @@ class Engines:
                 now = self._clock()
                 idle = [(entry.handed_at, wanted) for wanted, entry in self._others.items() if entry.idle(now)]
                 entry = self._others.pop(min(idle)[1]) if idle else None
+                if entry is not None:
+                    self._count(entry)
             if entry is not None:
                 log.info("%s leaves for %s", entry.engine.model, name)
                 entry.engine.stop()
@@ -332,6 +360,7 @@ class Engines:
                     return
                 if old.idle(self._clock()):
                     self._leaving.remove(old)
+                    self._count(old)
                     break
         else:
             return

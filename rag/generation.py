@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
+from rag import trace
 from rag.adapters import Adapter
 from rag.errors import ReadingRoomError
 from rag.records import Turn, Usage
+
+log = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
@@ -78,10 +82,17 @@ class TokenChances:
 class Generation:
     """A submitted request: iterate over `pieces` for its text, then read `usage` and `finish_reason`.
 
-    Made by `Engine.submit` within a running event loop and consumed there.
+    Made by `Engine.submit` within a running event loop and consumed there. `over` is told once when it has ended, however it did, and
+    whether that was an error; in the engine's thread.
     """
 
-    def __init__(self, request: Request, wake: Callable[[], None], position: Callable[[Generation], int] = lambda _: 0) -> None:
+    def __init__(
+        self,
+        request: Request,
+        wake: Callable[[], None],
+        position: Callable[[Generation], int] = lambda _: 0,
+        over: Over = lambda generation, *, failed: None,
+    ) -> None:
         self.request = request
         self.usage = Usage(prompt_tokens=len(request.prompt))
         self.finish_reason: FinishReason = "stop"
@@ -92,7 +103,11 @@ class Generation:
         self.submitted_at = time.perf_counter()
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
+        self.ended_at: float | None = None
+        self.request_id = trace.request.get()
+        """Of the call that it is made for: see `rag/trace.py`."""
         self._wake = wake
+        self._over = over
         self._position = partial(position, self)
         self._loop = asyncio.get_running_loop()
         self._payer = payer.get()
@@ -142,6 +157,7 @@ class Generation:
         """A piece of its text, what broke it, or None at its end. From any thread."""
         if not isinstance(item, str):
             self._pay()
+            self._tell_over(failed=item is not None)
         try:
             self._loop.call_soon_threadsafe(self._pieces.put_nowait, item)
         except RuntimeError:  # the loop is closed: nobody listens any more
@@ -152,6 +168,30 @@ class Generation:
         pay, self._payer = self._payer, None
         if pay is not None and self.admitted_at is not None:
             pay(self.usage)
+
+    def _tell_over(self, *, failed: bool) -> None:
+        if self.ended_at is not None:
+            return
+        self.ended_at = ended = time.perf_counter()
+        self._over(self, failed=failed)
+        began = self.admitted_at or ended
+        first = self.first_token_at or ended
+        told = {
+            "finish_reason": "failed" if failed else self.finish_reason,
+            "prompt_tokens": self.usage.prompt_tokens,
+            "cached_tokens": self.usage.cached_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "queue_ms": round((began - self.submitted_at) * 1000, 1),
+            "prefill_ms": round((first - began) * 1000, 1),
+            "decode_ms": round((ended - first) * 1000, 1),
+        }
+        log.info("generated", extra={**told, "request_id": self.request_id})
+
+
+class Over(Protocol):
+    """Who is told of the end of a generation."""
+
+    def __call__(self, generation: Generation, /, *, failed: bool) -> object: ...
 
 
 class Text:

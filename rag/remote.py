@@ -25,7 +25,7 @@ from rag import _openai, capacity
 from rag._upstream import KeyRefused, Passing, Upstream
 from rag.adapters import AUTO, NONE, Adapter, Style
 from rag.errors import EngineUnreachable, InvalidInput, InvalidSettings, NotReady, QueueFull, ReadingRoomError, UnknownAdapter
-from rag.generation import FinishReason, Generation, Request
+from rag.generation import FinishReason, Generation, Over, Request
 from rag.records import Turn, Usage
 from rag.settings import Engine as EngineSettings
 
@@ -91,6 +91,7 @@ class RemoteEngine:
         self._knocking = False
         self.prefill_tokens = 0
         self.decode_tokens = 0
+        self.over: Over = lambda generation, *, failed: None
 
     def load(self) -> None:
         """Reach the server and choose its model. Raises `InvalidSettings`, where to try again cannot help.
@@ -178,7 +179,7 @@ class RemoteEngine:
                 "The server at engine.url takes no grammars, so its answer cannot be held to a form.",
                 "Leave the form of the answer open, or use llama-server or the built-in engine.",
             )
-        generation = Generation(request, lambda: self._cancel(generation), self._place)
+        generation = Generation(request, lambda: self._cancel(generation), self._place, self.over)
         with self._lock:
             if len(self._waiting) >= self._settings.queue + self.sequences - self.running:
                 raise QueueFull(

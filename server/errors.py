@@ -7,6 +7,7 @@ read other shapes: `answered` gives each its own, by the path that was called.
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ from litestar.exceptions import HTTPException, ValidationException
 from rag.errors import Busy, OverQuota, ReadingRoomError
 
 log = logging.getLogger(__name__)
+
+noted: ContextVar[dict[str, str] | None] = ContextVar("noted", default=None)
+"""What went wrong with the call of this context, for its line in the log and the counts: `code`, and `limit` where one was reached."""
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -46,6 +50,19 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 def problem_of(error: Exception) -> Problem:
     """The problem document of any exception. What is not ours is a 500 that says nothing of its inside."""
+    problem = _problem_of(error)
+    _note(problem)
+    if isinstance(error, OverQuota) and (notes := noted.get()) is not None:
+        notes["limit"] = error.policy
+    return problem
+
+
+def _note(problem: Problem) -> None:
+    if (notes := noted.get()) is not None:
+        notes["code"] = problem.code
+
+
+def _problem_of(error: Exception) -> Problem:
     if isinstance(error, ReadingRoomError):
         return Problem(f"urn:readingroom:{error.code}", error.title, error.status, error.message, error.code, error.remedy, error.limit)
     if isinstance(error, HTTPException):
@@ -94,8 +111,16 @@ def ollama_error(problem: Problem) -> dict[str, str]:
     return {"error": f"{problem.detail} {problem.remedy}"}
 
 
+def mcp_error(problem: Problem) -> dict[str, Any]:
+    """A problem that has kept a message from being read, in JSON-RPC's shape: nobody's answer, so without an id."""
+    return {"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": f"{problem.detail} {problem.remedy}", "data": problem}}
+
+
 def answered(problem: Problem, path: str, param: str | None = None) -> tuple[int, bytes, str]:
     """Status, body and media type of a problem for who called `path`. Both dialects say 400 where we say 422."""
+    _note(problem)
+    if path.rstrip("/") == "/mcp":
+        return problem.status, msgspec.json.encode(mcp_error(problem)), "application/json"
     if not path.startswith(("/v1/", "/api/")):
         return problem.status, msgspec.json.encode(problem), PROBLEM_JSON
     shaped = openai_error(problem, param) if path.startswith("/v1/") else ollama_error(problem)

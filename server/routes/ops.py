@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from litestar import Response, get
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from rag.errors import NotReady
-from server.app import Ingesting, ReadingRoom, bulk_fields
+from rag.records import Status
+from server.app import Ingesting, ReadingRoom, app_version, bulk_fields
 from server.scopes import NOBODY, Caller
 
 _STARTED = time.time()
+
+_DOMAINS = 50
+"""Domains that have numbers of their own."""
+
+# No domain can be called so: names that begin with a dot are ignored.
+_OTHERS = ".others"
+
+_STATUSES: tuple[str, ...] = get_args(Status)
 
 
 @get("/health", tags=["Operations"], summary="Alive")
@@ -28,7 +39,7 @@ async def health() -> dict[str, str]:
 
 @get("/ready", tags=["Operations"], summary="Ready")
 async def ready(room: ReadingRoom, caller: Caller) -> Response[dict[str, Any]]:
-    """200 when questions can be answered; 503 before, naming the parts that are `starting` or `failed`.
+    """200 when questions can be answered; 503 before, naming the parts that are `starting` or `failed`, and once the service is `stopping`.
 
     Where keys are needed, who shows none is told no more than that, and a key of some domains nothing of the others.
 
@@ -37,8 +48,12 @@ async def ready(room: ReadingRoom, caller: Caller) -> Response[dict[str, Any]]:
     """
     parts = room.parts()
     ingest = room.ingesting()
-    ok = all(part.state == "ok" for part in parts.values())
-    body: dict[str, Any] = {"ready": ok, "parts": {name: {"state": part.state} for name, part in parts.items()}}
+    ok = all(part.state == "ok" for part in parts.values()) and not room.draining
+    body: dict[str, Any] = {
+        "ready": ok,
+        "stopping": room.draining,
+        "parts": {name: {"state": part.state} for name, part in parts.items()},
+    }
     if caller is not NOBODY:
         body["parts"] = {name: {"state": part.state, "detail": part.detail, "remedy": part.remedy} for name, part in parts.items()}
         documents = await asyncio.to_thread(room.documents.counts)
@@ -64,8 +79,8 @@ def _rounded(seconds: float | None) -> float | None:
 @get("/metrics", tags=["Operations"], summary="Metrics")
 async def metrics(room: ReadingRoom) -> Response[bytes]:
     """Prometheus text."""
-    # As a header: to a `media_type` of text Litestar would add a second charset.
-    return Response(generate_latest(room.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    # In a thread, since it counts documents. As a header: to a `media_type` of text Litestar would add a second charset.
+    return Response(await asyncio.to_thread(generate_latest, room.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class Readings:
@@ -81,29 +96,54 @@ class Readings:
     def collect(self) -> Iterator[Metric]:
         """The gauges, and the counters that parts keep themselves."""
         room = self._room
-        documents = GaugeMetricFamily("readingroom_documents", "Documents, by domain and status.", labels=["domain", "status"])
-        for domain, counts in room.documents.counts().items():
-            for status, n in counts.items():
-                documents.add_metric([domain, status], n)
-        yield documents
+        yield document_readings(room.documents.counts())
         yield GaugeMetricFamily("readingroom_chunks", "Chunks in the index.", room.documents.chunk_count())
+        owners = room.conversations.owners()
+        yield GaugeMetricFamily("readingroom_conversations", "Conversations kept.", sum(owner.conversations for owner in owners))
+        yield GaugeMetricFamily("readingroom_conversation_turns", "Questions in them.", sum(owner.turns for owner in owners))
         engines = room.engines.loaded()
+        sequences = sum(engine.sequences for engine in engines)
+        yield GaugeMetricFamily("readingroom_sequences", "Answers that can be written at the same time.", sequences)
+        most = room.settings.engine.queue * len(engines)
+        yield GaugeMetricFamily("readingroom_queue_limit", "Answers that may wait for a free sequence.", most)
         yield GaugeMetricFamily(
             "readingroom_generations_waiting", "Answers that wait for a free sequence.", sum(engine.waiting for engine in engines)
         )
         yield GaugeMetricFamily("readingroom_generations_running", "Answers being written.", sum(engine.running for engine in engines))
-        read, decoded = sum(engine.prefill_tokens for engine in engines), sum(engine.decode_tokens for engine in engines)
-        yield CounterMetricFamily("readingroom_prefill_tokens", "Prompt tokens read by the models in memory.", read)
-        yield CounterMetricFamily("readingroom_decode_tokens", "Tokens decoded by the models in memory.", decoded)
+        read, decoded = room.engines.tokens()
+        yield CounterMetricFamily("readingroom_prefill_tokens", "Prompt tokens read by the models.", read)
+        yield CounterMetricFamily("readingroom_decode_tokens", "Tokens decoded by the models.", decoded)
+        memory = room.engines.memory()
+        yield GaugeMetricFamily("readingroom_models_loaded", "Language models in memory.", len(memory))
+        yield GaugeMetricFamily("readingroom_models_bytes", "What they take, by estimate.", sum(memory.values()))
+        yield GaugeMetricFamily("readingroom_models_limit_bytes", "What they may take together.", room.engines.budget)
         parts = GaugeMetricFamily("readingroom_part_up", "1 if the part works.", labels=["part"])
         for name, part in room.parts().items():
             parts.add_metric([name], part.state == "ok")
         yield parts
+        yield GaugeMetricFamily("readingroom_stopping", "1 while the service waits for its last answers.", room.draining)
         if room.pipeline is not None:
             yield from ingest_readings(room.pipeline.counters, room.pipeline.seconds)
         yield from state_readings(room.ingesting())
         yield GaugeMetricFamily("readingroom_resident_bytes", "Resident memory of the process.", resident_bytes())
+        free = shutil.disk_usage(room.settings.data_dir).free
+        yield GaugeMetricFamily("readingroom_disk_free_bytes", "Free bytes where the data directory is.", free)
         yield GaugeMetricFamily("readingroom_uptime_seconds", "Seconds since the start.", time.time() - _STARTED)
+        yield InfoMetricFamily("readingroom_build", "What runs.", {"version": app_version(), "model": room.engine.model})
+
+
+def document_readings(counted: Mapping[str, Mapping[str, int]]) -> Metric:
+    """Documents by domain and status. The smallest of very many domains are one: each would be five more series to a monitor."""
+    documents = GaugeMetricFamily("readingroom_documents", "Documents, by domain and status.", labels=["domain", "status"])
+    largest = sorted(counted, key=lambda domain: (-sum(counted[domain].values()), domain))
+    rest: Counter[str] = Counter()
+    for domain in largest[_DOMAINS:]:
+        rest.update(counted[domain])
+    shown = {domain: counted[domain] for domain in largest[:_DOMAINS]} | ({_OTHERS: rest} if rest else {})
+    for domain, counts in shown.items():
+        for status in _STATUSES:
+            documents.add_metric([domain, status], counts.get(status, 0))
+    return documents
 
 
 def ingest_readings(counters: Mapping[str, int], seconds: Mapping[str, float]) -> Iterator[Metric]:
