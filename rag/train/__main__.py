@@ -12,6 +12,8 @@ second-base FILE            the embedder's weights, small, for a machine without
 second-mix POOL FILE        queries and passages for the second look
 second-learn MIX FOLDER     its weights, and a report
 second-pack FOLDER ... PACKAGE      the mean of what was learnt, as rag/rerank.py reads it
+
+reader-learn MIX FOLDER --begin FOLDER      the reader goes on from the second look, of the same queries and passages
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rag import models
 from rag.errors import ReadingRoomError
@@ -116,6 +119,19 @@ def main(arguments: list[str] | None = None) -> int:
     step.add_argument("package", type=Path)
     step.add_argument("--layers", type=int, required=True)
 
+    step = steps.add_parser("reader-learn")
+    step.add_argument("mix", type=Path, help="as `second-mix` wrote it")
+    step.add_argument("folder", type=Path)
+    step.add_argument("--begin", type=Path, help="what `second-learn` wrote; else the embedder's own weights")
+    step.add_argument("--base", type=Path, help="as `second-base` wrote it; else the embedder's file is read")
+    step.add_argument("--seconds", type=float, default=1e9)
+    step.add_argument("--steps", type=int, default=1_000_000)
+    step.add_argument("--rate", type=float, default=1e-4)
+    step.add_argument("--pairs", type=int, default=256, help="of a step")
+    step.add_argument("--seed", type=int, default=1)
+    step.add_argument("--workers", type=int, default=0, help="processes that put the steps together")
+    step.add_argument("--device", default="cpu")
+
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
@@ -158,6 +174,8 @@ def _run(given: argparse.Namespace) -> None:
         convert.write(learnt, given.adapter, alpha=told["recipe"]["alpha"], heads=heads, kv_heads=kv_heads)
     elif given.step.startswith("second-"):
         _second(given)
+    elif given.step.startswith("reader-"):
+        _reader(given)
     elif given.step == "gate":
         from rag.train import gate
 
@@ -219,28 +237,51 @@ def _second(given: argparse.Namespace) -> None:
 
 
 def _second_learn(given: argparse.Namespace) -> None:
-    import numpy as np
-
     from rag.train import rerank, weights
     from rag.train.pairs import Lessons
 
-    if given.base:
-        with np.load(given.base) as file:
-            base = weights.unpacked(dict(file))
-    else:
-        base = weights.weights_of(models.locate(_EMBEDDER, "embedder").path)
     recipe = rerank.Recipe(
         seconds=given.seconds, steps=given.steps, mix=given.shares, rate=given.rate, groups=given.groups, seed=given.seed,
         workers=given.workers, device=given.device,
     )  # fmt: skip
     taught = Lessons.read(given.mix)
-    trunk = rerank.Trunk(base, given.device)
+    trunk = rerank.Trunk(_encoder(given.base), given.device)
     seen = rerank.teacher(trunk, taught)
     told = rerank.train(trunk, taught, seen, recipe, kept=given.folder)
     weights.save(trunk.arrays(), told, given.folder)  # before it is judged: what was learnt must not be lost
     told["unseen"] = [rerank.judge(trunk, taught, seen, room=room) for room in (80, 230)]
     weights.save(trunk.arrays(), told, given.folder)
     _say({name: value for name, value in told.items() if name != "losses"})
+
+
+def _reader(given: argparse.Namespace) -> None:
+    from rag.train import reader, weights
+    from rag.train.pairs import Lessons
+
+    recipe = reader.Recipe(
+        seconds=given.seconds, steps=given.steps, rate=given.rate, pairs=given.pairs, seed=given.seed, workers=given.workers,
+        device=given.device,
+    )  # fmt: skip
+    taught = Lessons.read(given.mix)
+    begin = weights.load(given.begin)[0] if given.begin else {}
+    learner = reader.Reader({**_encoder(given.base), **begin}, given.device)
+    told = reader.train(learner, taught, recipe)
+    weights.save(learner.arrays(), told, given.folder)  # before it is judged: what was learnt must not be lost
+    told["unseen"] = reader.judge(learner, taught)
+    weights.save(learner.arrays(), told, given.folder)
+    _say({name: value for name, value in told.items() if name != "losses"})
+
+
+def _encoder(base: Path | None) -> dict[str, Any]:
+    """The embedder's tensors, of what `second-base` wrote or of its own file."""
+    import numpy as np
+
+    from rag.train import weights
+
+    if base is None:
+        return weights.weights_of(models.locate(_EMBEDDER, "embedder").path)
+    with np.load(base) as file:
+        return weights.unpacked(dict(file))
 
 
 def _base(given: argparse.Namespace) -> Path:

@@ -3,8 +3,8 @@
 Kinds, and why: what is plainly asked and answered; several passages, of which the others are near by BM25, or of the same article, so
 that a shared topic is not taken for an answer; two things asked at once; yes and no; tables; a conversation before the question; and
 what must be refused: real unanswerable questions, the right passage taken away, the right sentence cut out of it, a number, name or
-word of the question put by another. Sources in small letters are unanswerable more often than not, so some of the others are
-written in small letters too, else that would be learnt.
+word of the question put by another. Sources in small letters are unanswerable more often than not, so most of those get their capitals
+back (`capitals.py`), and some of the others are written in small letters too, else that would be learnt.
 
 Read next: `answers.py` for what an answer is, `pool.py` for what it is made of.
 """
@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from rag import prompt
 from rag.records import Passage, Turn
 from rag.train import answers, swaps, tables
+from rag.train.capitals import Capitals
 from rag.train.pool import Asked, Pool, fingerprint, says
 
 REFUSAL = prompt.REFUSAL
@@ -52,6 +53,8 @@ _LONE_SENTENCE = 0.55
 """Of the windows, those of the answer's sentence alone; and `_LENGTHENED` of the unanswerable lone sentences get neighbours:
 the length of a passage must not tell whether it answers."""
 _LENGTHENED = 0.4
+_CAPITALS = 0.75
+"""Of the unanswerable ones whose passage is in small letters, those that get capitals; of the others the question is written small too."""
 _FROM_WITHIN = 0.5
 """Of the swapped names and numbers, those that stand elsewhere in the same passage: nearer misses than what it never mentions."""
 
@@ -131,6 +134,7 @@ class Mix:
         for each in pool.answerable:
             self._of_passage[each.passage].append(each)
         self._kept = [i for i, each in enumerate(pool.passages) if each.text]
+        self._capitals = Capitals(each.text for each in pool.passages)
         self._shares = dict(SHARES)
         if not self._there(("sq2_real", "sq2_sent")):
             # Nobody wrote questions without an answer for these passages; what is made by rule takes their place, or too few are refused.
@@ -283,11 +287,16 @@ class Mix:
         if not there:
             return None
         asked = next(self._cycles[there[0]])
-        text = self._pool.passages[asked.passage].text
+        question, text = asked.question, self._pool.passages[asked.passage].text
+        if text == text.lower():
+            if self._rng.random() < _CAPITALS:
+                text = self._capitals(text, question)
+            else:
+                question = question.lower()
         if self._rng.random() < (_LENGTHENED if there[0] == "sq2_sent" else _JOINED):
             text = self._joined(text, asked, ())
         others = self._others(asked.question, {asked.passage}, (), self._count() - 1)
-        return self._given(asked.question, [self._headed(asked, text)], [], [asked.passage, *others], self._history(asked))
+        return self._given(question, [self._headed(asked, text)], [], [asked.passage, *others], self._history(asked))
 
     def _gone(self) -> _Given | None:
         asked = self._asked()

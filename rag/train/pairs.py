@@ -24,7 +24,7 @@ from rag import window
 from rag.sentences import STOP_WORDS, words
 from rag.train import answers, swaps
 from rag.train.examples import split
-from rag.train.pool import Asked, Pool
+from rag.train.pool import Asked, Pool, Text
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +42,7 @@ LONGEST_QUERY, LONGEST_TEXT = 64, 230
 
 _MOST_PIECES = 32  # of a passage, so that which of them are read fits 32 bits
 _NEAR = 14
+PLAIN, SMALL, LONE = range(3)
 NONE = 0xFFFF
 """In `near`: no passage."""
 _MOST_SAID, _SAID_WITH_NEAR = 45_000, 20_000
@@ -70,6 +71,8 @@ class Lessons:
     answers: Array
     near: Array
     unseen: Array
+    forms: Array
+    """(p,) of each passage: `PLAIN`, in small letters (`SMALL`), or a lone sentence (`LONE`)."""
     special: Array
     """The tokens [CLS], [SEP] and ?."""
 
@@ -168,9 +171,14 @@ def lessons(pool: Pool, tokenizer: Any, *, seed: int, workers: int = 1) -> Lesso
         groups=np.array([number.get(text.group, -1) for text in pool.passages], np.int32), titles=np.array(titles, np.int32),
         queries=np.array(columns[0], np.int32), kinds=np.array(columns[1], np.uint8), own=np.array(columns[2], np.int32),
         gold=np.array(columns[3], np.uint32), held=np.array(columns[4], np.uint32), answers=np.array(columns[5], np.int32),
-        near=near, unseen=np.array(columns[6]),
+        near=near, unseen=np.array(columns[6]), forms=np.array([form_of(text) for text in pool.passages], np.uint8),
         special=np.array([tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "?")], np.int32),
     )  # fmt: skip
+
+
+def form_of(text: Text) -> int:
+    """How a passage is written: what has nothing to do with what it says, and must not tell whether it answers."""
+    return LONE if len(answers.spans(text.text)) == 1 else SMALL if text.small else PLAIN
 
 
 def title_of(group: str) -> str:

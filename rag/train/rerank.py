@@ -93,6 +93,11 @@ class Trunk:
 
     def hidden(self, w: Mapping[str, Tensor], chunk: tuple[Array, Array, Array], dropout: float = 0.0) -> Iterator[Tensor]:
         """After each layer, the pooled tokens (n, 2 * width) float32: those of [CLS], and the mean."""
+        for _, pooled in self.states(w, chunk, dropout):
+            yield pooled
+
+    def states(self, w: Mapping[str, Tensor], chunk: tuple[Array, Array, Array], dropout: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
+        """After each layer, the tokens (n, wide, width), and what `hidden` makes of them."""
         torch, f = self._torch, self._torch.nn.functional
         ids, lengths, heads = (torch.from_numpy(each).to(self._device, torch.long, non_blocking=True) for each in chunk)
         n, wide = ids.shape
@@ -114,7 +119,7 @@ class Trunk:
             x = self._normed(w, x + (f.dropout(out, dropout) if dropout else out), f"{layer}.attention.output.LayerNorm")
             out = self._dense(w, f.gelu(self._dense(w, x, f"{layer}.intermediate.dense")), f"{layer}.output.dense")
             x = self._normed(w, x + (f.dropout(out, dropout) if dropout else out), f"{layer}.output.LayerNorm")
-            yield torch.cat([x[:, 0], (share @ x)[:, 0]], 1).float()
+            yield x, torch.cat([x[:, 0], (share @ x)[:, 0]], 1).float()
 
     def logits(self, w: Mapping[str, Tensor], chunk: tuple[Array, Array, Array], dropout: float = 0.0) -> Tensor:
         """(n, exits, 2): relevance and answer at each exit."""

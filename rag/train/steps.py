@@ -48,20 +48,83 @@ class Step:
     cosine: Array
 
 
-class Steps:
-    """Steps without end, the same for the same seed. Iterate it in any number of processes, each with its own seed."""
+class Texts:
+    """Queries and passages as they are read: their tokens, put together and cut as a search does it."""
 
-    def __init__(self, taught: Lessons, teacher: Teacher, shares: Sequence[float], *, seed: int, groups: int, chunks: int = 5) -> None:
-        self._l, self._t = taught, teacher
-        self._shares, self._seed, self._groups, self._chunks = shares, seed, groups, chunks
-        self._of_group: dict[int, Array] = _members(taught.groups)
-        self._tokens = taught.tokens.tolist()
+    def __init__(self, taught: Lessons) -> None:
+        self._l = taught
+        self.tokens = taught.tokens.tolist()
         self._texts: dict[int, tuple[list[list[int]], list[frozenset[int]]]] = {}
         df = np.zeros(1 << 16, np.int32)
         for p in range(len(taught.groups)):
             df[np.unique(taught.tokens[taught.pieces[taught.passages[p]] : taught.pieces[taught.passages[p + 1]]])] += 1
-        self._weight = np.log((len(taught.groups) + 1) / (df + 0.5)).clip(0).tolist()
+        self.weight = np.log((len(taught.groups) + 1) / (df + 0.5)).clip(0).tolist()
         self._bytes: dict[int, bytes] = {}
+
+    def query(self, q: int) -> list[int]:
+        start, end = self._l.queries[q].tolist()
+        return self.tokens[start : min(end, start + LONGEST_QUERY)]
+
+    def noisy(self, asked: list[int], kind: int, rng: random.Random) -> list[int]:
+        if asked[-1] == self._l.special[2] and rng.random() < 0.15:
+            asked = asked[:-1]
+        if len(asked) > 6 and rng.random() < (0.35 if kind == SAID else 0.12):
+            asked = [token for token in asked if rng.random() > 0.15] or asked
+        return asked
+
+    def parts(self, passage: int) -> tuple[list[list[int]], list[frozenset[int]]]:
+        if passage not in self._texts:
+            first, last = int(self._l.passages[passage]), int(self._l.passages[passage + 1])
+            cuts = self._l.pieces[first : last + 1].tolist()
+            parts = [self.tokens[a:b] for a, b in itertools.pairwise(cuts)]
+            self._texts[passage] = parts, [frozenset(part) for part in parts]
+        return self._texts[passage]
+
+    def text(self, passage: int, weights: dict[int, float], room: int, without: int) -> tuple[list[int], int]:
+        """The tokens that are read of a passage, and the bits of their pieces."""
+        parts, sets = self.parts(passage)
+        kept = [n for n in range(len(parts)) if not without >> n & 1]
+        if not kept:
+            return [], 0
+        chosen = window.choose([sets[n] for n in kept], [len(parts[n]) for n in kept], weights, room)
+        read = [kept[n] for n in chosen]
+        return [token for n in read for token in parts[n]][:LONGEST_TEXT], sum(1 << n for n in read)
+
+    def left(self, passage: int, without: int) -> int:
+        return sum(len(part) for n, part in enumerate(self.parts(passage)[0]) if not without >> n & 1)
+
+    def has(self, passage: int, q: int) -> bool:
+        """Whether the answer's tokens stand in a passage, one after the other; of a sentence that is looked for, its first ones."""
+        start, end = self._l.answers[q].tolist()
+        if self._l.kinds[q] == SAID:
+            start, end = self._l.queries[q].tolist()
+            end = min(end, start + 10)
+        if start == end:
+            return False
+        if passage not in self._bytes:
+            first, last = self._l.pieces[self._l.passages[passage]], self._l.pieces[self._l.passages[passage + 1]]
+            self._bytes[passage] = self._l.tokens[first:last].tobytes()
+        whole, answer = self._bytes[passage], self._l.tokens[start:end].tobytes()
+        at = whole.find(answer)
+        while at >= 0 and at % 2:
+            at = whole.find(answer, at + 1)
+        return at >= 0
+
+    def pair(self, asked: list[int], body: list[int], title: list[int]) -> tuple[list[int], int]:
+        """([CLS] query [SEP] title passage [SEP], how many of it come before the passage)."""
+        first, last = self._l.special[:2].tolist()
+        head = [first, *asked, last]
+        return [*head, *title, *body, last], len(head)
+
+
+class Steps(Texts):
+    """Steps without end, the same for the same seed. Iterate it in any number of processes, each with its own seed."""
+
+    def __init__(self, taught: Lessons, teacher: Teacher, shares: Sequence[float], *, seed: int, groups: int, chunks: int = 5) -> None:
+        super().__init__(taught)
+        self._t = teacher
+        self._shares, self._seed, self._groups, self._chunks = shares, seed, groups, chunks
+        self._of_group: dict[int, Array] = _members(taught.groups)
 
     def __iter__(self) -> Iterator[Step]:
         rng = random.Random(self._seed)
@@ -93,32 +156,32 @@ class Steps:
 
     def judged(self, q: int, room: int) -> list[list[tuple[list[int], int]]]:
         """For judging: pairs of a query with its own passage and those near by BM25, as a search would read them."""
-        asked = self._query(q)
-        weights = {token: self._weight[token] for token in asked}
+        asked = self.query(q)
+        weights = {token: self.weight[token] for token in asked}
         near = [int(p) for p in self._l.near[q] if p != NONE and not self.has(int(p), q)]
         hidden = int(self._l.held[q]) if self._l.kinds[q] == SAID else 0
-        texts = [self._text(int(self._l.own[q]), weights, room, hidden)[0], *(self._text(p, weights, room, 0)[0] for p in near)]
-        return [self._pair(asked, text, []) for text in texts]
+        texts = [self.text(int(self._l.own[q]), weights, room, hidden)[0], *(self.text(p, weights, room, 0)[0] for p in near)]
+        return [self.pair(asked, text, []) for text in texts]
 
     def _group(self, q: int, rng: random.Random) -> Iterator[tuple[tuple[list[int], int], int, int, int]]:
         """(pair, passage, relevance, answer) of each slot."""
         taught = self._l
         kind, own = int(taught.kinds[q]), int(taught.own[q])
         gold, held = int(taught.gold[q]), int(taught.held[q])
-        asked = self._noisy(self._query(q), kind, rng)
-        weights = {token: self._weight[token] for token in asked}
+        asked = self.noisy(self.query(q), kind, rng)
+        weights = {token: self.weight[token] for token in asked}
         lot = rng.random()
         room = rng.choice(next(rooms for most, rooms in _ROOMS if lot <= most))
         titled = rng.random() < 0.3
 
         def made(passage: int, without: int = 0) -> tuple[tuple[list[int], int], int]:
-            body, mask = self._text(passage, weights, room, without)
+            body, mask = self.text(passage, weights, room, without)
             start, end = taught.titles[passage].tolist()
-            return self._pair(asked, body, self._tokens[start:end] if titled else []), mask
+            return self.pair(asked, body, self.tokens[start:end] if titled else []), mask
 
         without = 0
         hides = {SAID: 0.88, CLAIM: 0.4}.get(kind, 0.0)
-        if rng.random() < hides and self._left(own, held) >= 12:
+        if rng.random() < hides and self.left(own, held) >= 12:
             without = held
         pair, mask = made(own, without)
         answered = OUT
@@ -130,7 +193,7 @@ class Steps:
             answered = YES  # what is told stands there
         yield pair, own, YES, answered
         slots = SLOTS - 1
-        if kind in (ASK, WORDS) and rng.random() < 0.6 and self._left(own, held) >= 12:
+        if kind in (ASK, WORDS) and rng.random() < 0.6 and self.left(own, held) >= 12:
             yield made(own, held)[0], own, OUT, NO
             slots -= 1
         for passage, source in self._others(q, kind, own, slots, rng):
@@ -167,61 +230,6 @@ class Steps:
             if passage != own and taught.passages[passage] < taught.passages[passage + 1]:
                 chosen.setdefault(passage, "any")
         return list(chosen.items())
-
-    def _query(self, q: int) -> list[int]:
-        start, end = self._l.queries[q].tolist()
-        return self._tokens[start : min(end, start + LONGEST_QUERY)]
-
-    def _noisy(self, asked: list[int], kind: int, rng: random.Random) -> list[int]:
-        if asked[-1] == self._l.special[2] and rng.random() < 0.15:
-            asked = asked[:-1]
-        if len(asked) > 6 and rng.random() < (0.35 if kind == SAID else 0.12):
-            asked = [token for token in asked if rng.random() > 0.15] or asked
-        return asked
-
-    def _parts(self, passage: int) -> tuple[list[list[int]], list[frozenset[int]]]:
-        if passage not in self._texts:
-            first, last = int(self._l.passages[passage]), int(self._l.passages[passage + 1])
-            cuts = self._l.pieces[first : last + 1].tolist()
-            parts = [self._tokens[a:b] for a, b in itertools.pairwise(cuts)]
-            self._texts[passage] = parts, [frozenset(part) for part in parts]
-        return self._texts[passage]
-
-    def _text(self, passage: int, weights: dict[int, float], room: int, without: int) -> tuple[list[int], int]:
-        """The tokens that are read of a passage, and the bits of their pieces."""
-        parts, sets = self._parts(passage)
-        kept = [n for n in range(len(parts)) if not without >> n & 1]
-        if not kept:
-            return [], 0
-        chosen = window.choose([sets[n] for n in kept], [len(parts[n]) for n in kept], weights, room)
-        read = [kept[n] for n in chosen]
-        return [token for n in read for token in parts[n]][:LONGEST_TEXT], sum(1 << n for n in read)
-
-    def _left(self, passage: int, without: int) -> int:
-        return sum(len(part) for n, part in enumerate(self._parts(passage)[0]) if not without >> n & 1)
-
-    def has(self, passage: int, q: int) -> bool:
-        """Whether the answer's tokens stand in a passage, one after the other; of a sentence that is looked for, its first ones."""
-        start, end = self._l.answers[q].tolist()
-        if self._l.kinds[q] == SAID:
-            start, end = self._l.queries[q].tolist()
-            end = min(end, start + 10)
-        if start == end:
-            return False
-        if passage not in self._bytes:
-            first, last = self._l.pieces[self._l.passages[passage]], self._l.pieces[self._l.passages[passage + 1]]
-            self._bytes[passage] = self._l.tokens[first:last].tobytes()
-        whole, answer = self._bytes[passage], self._l.tokens[start:end].tobytes()
-        at = whole.find(answer)
-        while at >= 0 and at % 2:
-            at = whole.find(answer, at + 1)
-        return at >= 0
-
-    def _pair(self, asked: list[int], body: list[int], title: list[int]) -> tuple[list[int], int]:
-        """([CLS] query [SEP] title passage [SEP], how many of it come before the passage)."""
-        first, last = self._l.special[:2].tolist()
-        head = [first, *asked, last]
-        return [*head, *title, *body, last], len(head)
 
 
 def padded(pairs: Sequence[tuple[list[int], int]]) -> tuple[Array, Array, Array]:
