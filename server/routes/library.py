@@ -6,7 +6,7 @@ Wire shapes and handlers. Everything goes through the watched folder: `ingest/de
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, get, post
@@ -26,6 +26,12 @@ Line = Annotated[str, msgspec.Meta(max_length=500)]
 Language = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{2,3}$")]
 # More rules than that would take the room of the passages in the model's prompt: 4000 characters are about 1000 tokens.
 Prompt = Annotated[str, msgspec.Meta(max_length=4000)]
+
+
+class DomainList(msgspec.Struct):
+    """Sorted by name."""
+
+    items: list[dict[str, Any]]
 
 
 class DomainBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -144,6 +150,11 @@ class LibraryController(Controller):
         wanted = [path.strip("/") for path in below or [""]]
         found = await asyncio.to_thread(lambda: [one for path in dict.fromkeys(wanted) for one in room.documents.folders(path)])
         return FolderList([Folder(*one) for one in found if caller.sees(one.path.partition("/")[0])])
+
+    @get("/domains", summary="The domains, with counts")
+    async def domains(self, room: ReadingRoom, caller: Caller) -> DomainList:
+        """Each sub-folder of the watched folder; of those alone that the key is for, if it is for some."""
+        return DomainList([domain for domain in await asyncio.to_thread(room.domains) if caller.sees(str(domain["name"]))])
 
     @post("/domains", status_code=201, summary="Make a domain", guards=[json_only], request_max_body_size=_JSON_BYTES)
     async def make(self, room: ReadingRoom, caller: Caller, data: NewDomain) -> DomainSettings:

@@ -1,6 +1,7 @@
-"""The native HTTP calls: domains, documents, search, ask, events. Wire shapes and handlers; the work is elsewhere.
+"""The native HTTP calls: documents, search, ask, events. Wire shapes and handlers; the work is elsewhere.
 
-An answer's way: `rag/answer.py`. Uploads and deletes go through the watched folder: `ingest/ingester.py`.
+An answer's way: `rag/answer.py`. Uploads and deletes go through the watched folder: `ingest/desk.py`. Domains and folders have their calls
+in `routes/library.py`.
 """
 
 from __future__ import annotations
@@ -144,13 +145,6 @@ class DocumentText:
 
 
 @dataclass(frozen=True, slots=True)
-class DomainList:
-    """Sorted by name."""
-
-    items: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
 class DeleteReceipt:
     """What was removed: `vectors` by count, `text` by characters; `remaining` is asked of the store and ledger again."""
 
@@ -183,11 +177,6 @@ class NativeController(Controller):
 
     path = "/rag"
     tags = ("Reading Room",)
-
-    @get("/domains", summary="The domains, with counts")
-    async def domains(self, room: ReadingRoom, caller: Caller) -> DomainList:
-        """Each sub-folder of the watched folder; of those alone that the key is for, if it is for some."""
-        return DomainList([domain for domain in await asyncio.to_thread(room.domains) if caller.sees(str(domain["name"]))])
 
     @get("/documents", summary="The documents, by path")
     async def documents(

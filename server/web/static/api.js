@@ -106,6 +106,46 @@ export function fileAddress(id, page = null) {
   return `/rag/documents/${encodeURIComponent(id)}/file${page ? `#page=${page}` : ""}`;
 }
 
+/** Lets a failed document be read again; {files}: how many files wait. */
+export function retryDocument(id) {
+  return json(`/rag/documents/${encodeURIComponent(id)}/retry`, { method: "POST" });
+}
+
+/** As `retryDocument`, for all that failed in a domain; with an empty name in all of them. */
+export function retryFailed(domain) {
+  return post("/rag/documents/retry", { domain: domain || null });
+}
+
+/** The folders directly below these paths: [{path, documents, failed, bytes, deeper}]; of an empty path the domains. */
+export async function listFolders(below, signal) {
+  return (await json(`/rag/folders?${new URLSearchParams(below.map((path) => ["below", path]))}`, { signal })).items;
+}
+
+/** What lies in the folder and is no document: {items, counts, failed}. */
+export function listIgnored(domain) {
+  return json(`/rag/ignored${query({ domain })}`);
+}
+
+/** What files and index take up: {files_bytes, index_bytes, free_bytes, domains}. */
+export function readStorage() {
+  return json("/rag/storage");
+}
+
+/** The settings of a domain: {name, title, description, prompt, adapter, languages, ignore, error}. */
+export function readDomain(name) {
+  return json(`/rag/domains/${encodeURIComponent(name)}`);
+}
+
+/** Changes them; what is left out stays. */
+export function changeDomain(name, settings) {
+  return post(`/rag/domains/${encodeURIComponent(name)}`, settings);
+}
+
+/** Makes a domain: its `name` and settings. */
+export function makeDomain(settings) {
+  return post("/rag/domains", settings);
+}
+
 /** Deletes a document; its receipt: {document_id, path, vectors, text, cache_entries, remaining}. */
 export function deleteDocument(id) {
   return json(`/rag/documents/${encodeURIComponent(id)}`, { method: "DELETE" });

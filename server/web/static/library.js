@@ -1,45 +1,63 @@
 /**
- * The library page: the list of documents with its filters, live states, and deleting.
+ * The library page: the place that is looked at, the list of documents in it with its filters and order, and what can be done with them.
  *
- * `documents` is the truth and the rows show it. What is live comes from `/rag/events`; after every gap in that
- * stream the list is fetched anew, because what happened meanwhile is not repeated. Uploading is in upload.js, the
- * text of a document in viewer.js.
+ * `documents` is the truth and the rows (rows.js) show it. What is live comes from live.js; after every gap the list is fetched anew. The
+ * tree of places is tree.js, adding files upload.js, the text of a document viewer.js, a domain's settings domain.js.
  */
 
-import { deleteDocument, fileAddress, listDocuments, listDomains, Problem } from "./api.js";
+import { deleteDocument, listDocuments, listDomains, Problem, retryDocument, retryFailed } from "./api.js";
+import { showBulk } from "./bulk.js";
+import { confirmDelete } from "./confirm.js";
+import { watchConnection } from "./connection.js";
 import { announce, el, icon } from "./dom.js";
-import { bytes, count, exactly, remaining, since } from "./format.js";
-import { documentChanged, limitUploads, openUpload, takeDrops } from "./upload.js";
+import { domainSettings, newDomain } from "./domain.js";
+import { count, since } from "./format.js";
+import { Live } from "./live.js";
+import { leftOut, storage } from "./panels.js";
+import { nameOf, Rows } from "./rows.js";
+import { documentChanged, hold, limitUploads, resume } from "./sending.js";
+import { showReceipt, toast } from "./toasts.js";
+import { Tree } from "./tree.js";
+import { openUpload, replaceDocument, takeDrops } from "./upload.js";
 import { forgetText, openSource } from "./viewer.js";
+import "./tray.js";
 
 const STATUSES = ["indexed", "queued", "parsing", "embedding", "failed"];
+const KINDS = {
+  text: "Text", pdf: "PDF", document: "Documents", slides: "Slides", table: "Tables", web: "Web pages", mail: "Mail", image: "Images", data: "Data", code: "Source code", archive: "Archives", other: "Not read",
+};
+const SORTS = { path: "Path", name: "Name", date: "Date", size: "Size", status: "Status" };
+const LARGEST_FIRST = new Set(["date", "size"]); // the way in which these are looked at mostly
 const PAGE = 50;
 const MOST = 500; // rows that grow by what comes in; then the list begins at its first page again
 const SEARCH_AFTER = 200; // ms of quiet typing
 const COUNTS_AFTER = 400; // ms; a bulk ingest sends many events a second
-const DRAW_AFTER = 100; // ms in which events gather before they are drawn
-const BULK = 5; // so many documents at once are a bulk that has a bar of its own
-const BULK_STAYS = 4_000; // ms that a full bar can be seen
-const RECONNECT_AFTER = 2_000; // ms, when the browser itself has given up
 const TICK = 30_000; // ms between two updates of "3 minutes ago"
 
 const $ = (id) => document.getElementById(id);
-const filters = filtersFromAddress();
+const narrow = matchMedia("(max-width: 60rem)");
+const view = fromAddress(); // {q, place, status, kind, code, sort, order}
+const may = { upload: true, admin: true }; // until the server has said
+const tree = new Tree($("tree"), choose);
+const rows = new Rows($("list"), { open, retry, replace: replaceDocument, remove }, may);
 let domains = [];
 let documents = new Map(); // id -> record, in the order of the list
-const rows = new Map(); // id -> <li>
 let cursor = null;
 let fetching = null; // AbortController of the list being fetched
+
+const domainOf = (place) => place.split("/")[0];
+const folderOf = (place) => (place.includes("/") ? place : "");
 
 // --- the list ---
 
 async function load({ more = false } = {}) {
   fetching?.abort();
-  fetching = new AbortController();
-  const { signal } = fetching;
+  const { signal } = (fetching = new AbortController());
+  const { q, place, status, kind, code, sort, order } = view;
   $("documents").setAttribute("aria-busy", "true");
   try {
-    const page = await listDocuments({ ...filters, limit: PAGE, cursor: more ? cursor : null }, signal);
+    const wanted = { q, status, kind, code, sort, order, domain: domainOf(place), folder: folderOf(place), limit: PAGE, cursor: more ? cursor : null };
+    const page = await listDocuments(wanted, signal);
     if (!more) documents = new Map();
     for (const record of page.items) {
       documents.set(record.id, record);
@@ -47,104 +65,31 @@ async function load({ more = false } = {}) {
     }
     cursor = page.next_cursor ?? null;
     draw();
-    $("documents").setAttribute("aria-busy", "false");
   } catch (error) {
     if (error.name === "AbortError") return;
     if (!(error instanceof Problem)) throw error;
-    $("documents").setAttribute("aria-busy", "false");
     showProblem(error);
   }
+  $("documents").setAttribute("aria-busy", "false");
 }
 
 function draw() {
-  for (const [id, row] of rows) {
-    if (documents.has(id)) continue;
-    row.remove();
-    rows.delete(id);
-  }
-  let previous = null;
-  for (const record of documents.values()) {
-    const row = rowOf(record);
-    const place = previous ? previous.nextSibling : $("list").firstChild;
-    if (row !== place) $("list").insertBefore(row, place);
-    previous = row;
-  }
+  rows.draw(documents);
   $("more").hidden = cursor === null;
-  showEmpty();
-}
-
-function rowOf(record) {
-  let row = rows.get(record.id);
-  if (!row) {
-    row = el("li", { class: "document" });
-    rows.set(record.id, row);
-  }
-  if (row.record === record) return row;
-  row.record = record;
-  // Only the share of a stage has moved: the row stays as it is, and with it the focus and what a screen reader is at.
-  const key = JSON.stringify({ ...record, progress: null });
-  if (row.key !== key) {
-    row.key = key;
-    const focused = row.contains(document.activeElement) ? document.activeElement.dataset.action : null;
-    row.replaceChildren(...cells(record));
-    row.dataset.status = record.status;
-    row.classList.toggle("member", Boolean(record.container));
-    // The element in focus has been replaced; a keyboard must not fall back to the top of the page for that.
-    if (focused) row.querySelector(`[data-action="${focused}"]`)?.focus();
-  }
-  showStage(row, record);
-  return row;
-}
-
-/** The bar of a document that is being read or indexed, once the server knows how far it is. */
-function showStage(row, { status, progress }) {
-  const stage = row.querySelector(".stage");
-  if (!stage) return;
-  stage.hidden = progress === null || progress === undefined;
-  if (stage.hidden) return;
-  const percent = Math.floor(progress * 100);
-  const bar = stage.querySelector("progress");
-  bar.value = progress;
-  bar.setAttribute("aria-valuetext", `${status}, ${percent} %`);
-  stage.querySelector(".percent").textContent = `${percent} %`;
-}
-
-function cells(record) {
-  const name = record.title || record.path.split("/").at(-1);
-  const size = [bytes(record.bytes), record.status === "indexed" ? count(record.chunks, "passage") : null].filter(Boolean).join(" · ");
-  const busy = ["parsing", "embedding"].includes(record.status);
-  const within = record.container && record.container.split("/").at(-1);
-  const when = record.indexed_at ?? record.modified_at;
-  const times = [`Modified ${exactly(record.modified_at)}`, record.indexed_at ? `indexed ${exactly(record.indexed_at)}` : null].filter(Boolean).join(", ");
-  const titled = record.status === "indexed"
-    ? el("button", { type: "button", class: "document-title", dir: "auto", "data-action": "open", onclick: () => openSource({ document_id: record.id, path: record.path, title: name }) }, name)
-    : el("span", { class: "document-title", dir: "auto" }, name);
-  return [
-    el("span", { class: "chip", "data-status": record.status }, record.status),
-    el("div", { class: "document-name" }, titled, el("p", { class: "path" }, record.path),
-      within && el("p", { class: "within" }, "in ", el("bdi", {}, within), ", and changed or deleted with it")),
-    el("div", { class: "document-size" }, el("p", {}, size),
-      busy && el("p", { class: "stage", hidden: true }, el("progress", { max: "1", value: "0", "aria-label": name }), el("span", { class: "percent", "aria-hidden": "true" }))),
-    el("p", { class: "document-time", title: times }, el("span", { class: "verb" }, record.indexed_at ? "indexed " : "modified "),
-      el("time", { datetime: new Date(when * 1000).toISOString(), "data-seconds": when }, since(when))),
-    el("div", { class: "document-actions" },
-      el("a", { class: "button quiet square", href: fileAddress(record.id), target: "_blank", rel: "noopener", "data-action": "file", title: "Original file", "aria-label": `Original file of ${name}, opens in a new tab` }, icon("external")),
-      !within && el("button", { type: "button", class: "button quiet square", "data-action": "delete", title: "Delete", "aria-label": `Delete ${name}`, onclick: () => askToDelete(record) }, icon("trash"))),
-    record.error ? el("div", { class: "document-error" }, el("p", {}, record.error.message), record.error.remedy && el("p", { class: "remedy" }, record.error.remedy)) : "",
-  ];
+  $("empty").hidden = documents.size > 0;
+  if (!documents.size) showEmpty();
 }
 
 function showEmpty() {
-  const filtered = filters.q || filters.status || filters.domain;
-  $("empty").hidden = documents.size > 0;
-  if (documents.size) return;
+  const filtered = view.q || view.status || view.kind || view.code;
+  const add = may.upload && el("button", { type: "button", class: "button primary", onclick: () => upload() }, icon("upload"), "Add documents");
   $("empty").replaceChildren(el("div", { class: "empty" }, ...(filtered
-    ? [el("h2", {}, "Nothing matches"), el("button", { type: "button", class: "button", onclick: clearFilters }, "Show all documents")]
+    ? [el("h3", {}, "Nothing matches"), el("button", { type: "button", class: "button", onclick: () => go({ q: "", status: "", kind: "", code: "" }) }, "Show all documents")]
     : [
-      el("h2", {}, "No documents yet"),
-      el("p", {}, "Drop files anywhere on this page, or put them into a folder below ", el("code", {}, "corpora/"), "; each folder there is a domain."),
-      el("button", { type: "button", class: "button primary", onclick: () => upload() }, icon("upload"), "Add documents"),
-    ])));
+      el("h3", {}, view.place ? "No documents here yet" : "No documents yet"),
+      el("p", {}, "Drop files or folders anywhere on this page, or put them into a folder below ", el("code", {}, "corpora/"), "; each folder there is a domain."),
+      add,
+    ].filter(Boolean))));
 }
 
 function showProblem(error) {
@@ -159,7 +104,74 @@ function showProblem(error) {
     el("button", { type: "button", class: "button", onclick: refresh }, icon("retry"), "Try again")));
 }
 
-// --- counts and filters ---
+// --- what is looked at: place, filters, order ---
+
+function fromAddress() {
+  const given = new URLSearchParams(location.search);
+  const value = (name, known) => (known.includes(given.get(name)) ? given.get(name) : "");
+  const sort = value("sort", Object.keys(SORTS)) || "path";
+  return {
+    q: given.get("q") ?? "", place: given.get("folder") ?? given.get("domain") ?? "", status: value("status", STATUSES), kind: value("kind", Object.keys(KINDS)),
+    code: given.get("code") ?? "", sort, order: value("order", ["asc", "desc"]) || "asc",
+  };
+}
+
+/** Looks at something else. It is all in the address, so that a reload and a link keep it, and a place can be gone back to. */
+function go(changed) {
+  const moved = "place" in changed && changed.place !== view.place;
+  Object.assign(view, changed);
+  const { place, q, status, kind, code, sort, order } = view;
+  const given = { [folderOf(place) ? "folder" : "domain"]: place, q, status, kind, code, ...(sort === "path" && order === "asc" ? {} : { sort, order }) };
+  const query = new URLSearchParams(Object.entries(given).filter(([, value]) => value));
+  const address = query.size ? `?${query}` : location.pathname;
+  if (moved) history.pushState(null, "", address);
+  else history.replaceState(null, "", address);
+  show();
+  load();
+}
+
+/** A place of the tree was chosen. */
+function choose(place) {
+  if (narrow.matches) {
+    $("places").open = false; // what was chosen lies below it
+    $("places").querySelector("summary").focus();
+  }
+  go({ place });
+}
+
+function show() {
+  if ($("q").value.trim() !== view.q) $("q").value = view.q; // not while somebody types a space
+  $("kind").value = view.kind;
+  $("sort").value = view.sort;
+  const ascending = view.order === "asc";
+  $("order").replaceChildren(icon(ascending ? "up" : "down"));
+  $("order").setAttribute("aria-label", `Order: ${ascending ? "ascending" : "descending"}`);
+  $("order").title = ascending ? "Ascending" : "Descending";
+  const chosen = [...$("statuses").querySelectorAll("input")].find(({ value }) => value === view.status);
+  if (chosen) chosen.checked = true;
+  $("code").hidden = !view.code;
+  $("code-name").textContent = view.code.replaceAll("_", " ");
+  tree.select(view.place);
+  showPlace();
+  showCounts();
+}
+
+/** Where one is: the way to it, and what the domain says of itself. */
+function showPlace() {
+  const domain = domains.find(({ name }) => name === domainOf(view.place));
+  const parts = view.place ? view.place.split("/") : [];
+  const names = ["All documents", ...parts.map((part, i) => (i === 0 ? domain?.title || part : part))];
+  $("crumbs").replaceChildren(...names.map((name, i) => {
+    const path = parts.slice(0, i).join("/");
+    return el("li", {}, i === names.length - 1
+      ? el("h2", { id: "place", dir: "auto" }, name)
+      : el("button", { type: "button", class: "link", dir: "auto", onclick: () => go({ place: path }) }, name));
+  }));
+  $("places-summary").textContent = names.slice(-2).join(" › ");
+  $("place-note").textContent = domain && !folderOf(view.place) ? domain.description : "";
+  $("place-note").hidden = !$("place-note").textContent;
+  $("settings").hidden = !(domain && may.admin);
+}
 
 async function loadDomains() {
   try {
@@ -168,123 +180,54 @@ async function loadDomains() {
     if (!(error instanceof Problem)) throw error;
     return; // the list says what is wrong; the counts stay as they were
   }
-  const select = $("domain");
-  select.replaceChildren(el("option", { value: "" }, "All domains"), ...domains.map(({ name, title }) => el("option", { value: name }, title || name)));
-  if (filters.domain && !domains.some(({ name }) => name === filters.domain)) select.append(el("option", { value: filters.domain }, filters.domain));
-  select.value = filters.domain;
+  showPlace();
   showCounts();
+  tree.load(domains);
 }
 
 function showCounts() {
-  const chosen = domains.filter(({ name }) => !filters.domain || name === filters.domain);
+  const within = domainOf(view.place);
+  const chosen = domains.filter(({ name }) => !within || name === within);
   const counts = Object.fromEntries(STATUSES.map((status) => [status, chosen.reduce((sum, domain) => sum + (domain.documents[status] ?? 0), 0)]));
   const total = Object.values(counts).reduce((sum, number) => sum + number, 0);
-  const passages = chosen.reduce((sum, domain) => sum + (domain.chunks ?? 0), 0);
-  $("summary").textContent = total
-    ? `${count(total, "document")}, ${count(passages, "passage")}${filters.domain ? "" : ` in ${count(domains.length, "domain")}`}.`
+  const all = (number) => domains.reduce((sum, domain) => sum + number(domain), 0);
+  const everything = all((domain) => Object.values(domain.documents).reduce((sum, number) => sum + number, 0));
+  $("summary").textContent = everything
+    ? `${count(everything, "document")}, ${count(all(({ chunks }) => chunks ?? 0), "passage")} in ${count(domains.length, "domain")}.`
     : "The documents that answers come from.";
   for (const input of $("statuses").querySelectorAll("input")) {
     const number = input.value ? counts[input.value] : total;
-    input.parentElement.querySelector(".number").textContent = number.toLocaleString("en");
+    // The counts are of domains; of a folder nobody has counted by state.
+    input.parentElement.querySelector(".number").textContent = folderOf(view.place) ? "" : number.toLocaleString("en");
     // States that pass are only offered while something is in them, or when they are the chosen filter.
     const passing = ["queued", "parsing", "embedding"].includes(input.value);
-    input.parentElement.hidden = passing && number === 0 && filters.status !== input.value;
+    input.parentElement.hidden = passing && number === 0 && view.status !== input.value;
   }
+  $("failed-note").hidden = !counts.failed || Boolean(folderOf(view.place));
+  $("failed-text").textContent = `${count(counts.failed, "document")} could not be read.`;
+  $("show-failed").hidden = view.status === "failed";
   const broken = chosen.filter(({ error }) => error);
   $("domain-note").hidden = !broken.length;
   $("domain-note").textContent = broken.map(({ error }) => error).join(" ");
 }
 
-function buildStatuses() {
-  for (const status of ["", ...STATUSES]) {
-    $("statuses").append(el("label", { class: "status-filter", "data-status": status },
-      el("input", { type: "radio", name: "status", value: status, checked: filters.status === status }),
-      el("span", {}, status || "all", " ", el("span", { class: "number" }))));
-  }
-}
-
-function filtersFromAddress() {
-  const given = new URLSearchParams(location.search);
-  return { q: given.get("q") ?? "", domain: given.get("domain") ?? "", status: given.get("status") ?? "" };
-}
-
-/** The filters are in the address, so that a reload and a link keep them. */
-function filtersChanged() {
-  const given = Object.entries(filters).filter(([, value]) => value);
-  history.replaceState(null, "", given.length ? `?${new URLSearchParams(given)}` : location.pathname);
-  showCounts();
-  load();
-}
-
-function clearFilters() {
-  Object.assign(filters, { q: "", domain: "", status: "" });
-  $("q").value = "";
-  $("domain").value = "";
-  $("statuses").querySelector('input[value=""]').checked = true;
-  filtersChanged();
-}
-
 function matches(record) {
-  const wanted = filters.q.toLowerCase();
-  return (!filters.domain || record.domain === filters.domain)
-    && (!filters.status || record.status === filters.status)
+  const wanted = view.q.toLowerCase();
+  return (!view.place || record.domain === view.place || record.path.startsWith(`${view.place}/`))
+    && (!view.status || record.status === view.status)
+    && (!view.code || record.error?.code === view.code)
+    && (!view.kind || documents.has(record.id)) // of which kind a new one is the server knows
     && (!wanted || record.title.toLowerCase().includes(wanted) || record.path.toLowerCase().includes(wanted));
 }
 
 // --- live ---
 
-let stream = null;
-let lost = false;
 let countsTimer = 0;
-const changes = new Map(); // id -> record or null; drawn together, once a frame
+let listTimer = 0;
 
-function connect() {
-  stream?.close();
-  stream = new EventSource("/rag/events");
-  stream.addEventListener("open", () => {
-    if (lost) refresh();
-    lost = false;
-    $("connection").hidden = true;
-  });
-  stream.addEventListener("document", (event) => change(JSON.parse(event.data)));
-  stream.addEventListener("removed", (event) => change({ ...JSON.parse(event.data), removed: true }));
-  stream.addEventListener("state", (event) => {
-    const state = JSON.parse(event.data);
-    limitUploads(state.max_upload_mb);
-    showBulk(state.ingest);
-    countsSoon();
-  });
-  stream.addEventListener("ingest", (event) => showBulk(JSON.parse(event.data)));
-  stream.addEventListener("resync", refresh); // the server let events go, because this page did not keep up
-  stream.addEventListener("error", () => {
-    lost = true;
-    $("connection").textContent = "Reconnecting to the server…";
-    $("connection").hidden = false;
-    // The browser reconnects by itself, but not after an answer that was no stream (a proxy, a 503).
-    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_AFTER);
-  });
-}
-
-/** A page nobody sees keeps no connection: browsers allow six to a server, and tabs share them. */
-function followVisibility() {
-  if (document.visibilityState === "hidden") {
-    stream?.close();
-    stream = null;
-  } else if (!stream) {
-    connect();
-    refresh();
-  }
-}
-
-function change(record) {
-  if (!changes.size) setTimeout(applyChanges, DRAW_AFTER);
-  changes.set(record.id, record);
-  countsSoon();
-}
-
-function applyChanges() {
+function changed(records) {
   const fresh = [];
-  for (const record of changes.values()) {
+  for (const record of records) {
     forgetText(record.id);
     if (record.removed || !matches(record)) documents.delete(record.id);
     else if (documents.has(record.id)) documents.set(record.id, record);
@@ -292,10 +235,11 @@ function applyChanges() {
     else if (cursor === null) fresh.push(record);
     if (!record.removed) documentChanged(record);
   }
-  changes.clear();
-  if (fresh.length > PAGE || fresh.length + documents.size > MOST) listSoon(); // thousands of rows would stop the page
+  const unknown = view.kind && records.some(({ id, removed }) => !removed && !documents.has(id));
+  if (fresh.length > PAGE || fresh.length + documents.size > MOST || unknown) listSoon(); // thousands of rows would stop the page
   else if (fresh.length) documents = withFresh(fresh);
   draw();
+  countsSoon();
 }
 
 /** New documents come first; what lies in an archive or a mail comes after it. */
@@ -318,36 +262,12 @@ function withFresh(fresh) {
   return merged;
 }
 
-let listTimer = 0;
-
 /** The list is fetched anew, once for all that happens meanwhile. */
 function listSoon() {
   listTimer ||= setTimeout(() => {
     listTimer = 0;
     load();
   }, COUNTS_AFTER);
-}
-
-let bulkTimer = 0;
-let bulkShown = false;
-
-/** The bar over the list, while many documents come in. Its text is no live region: only the end is announced. */
-function showBulk({ done, of, failed, left_s }) {
-  const running = done < of;
-  if (running ? of < BULK : !bulkShown) return;
-  clearTimeout(bulkTimer);
-  const parts = [`${done.toLocaleString("en")} of ${count(of, "document")} read`];
-  if (failed) parts.push(`${failed.toLocaleString("en")} failed`);
-  if (running && left_s !== null) parts.push(`about ${remaining(left_s)} left`);
-  $("bulk-text").textContent = parts.join(" · ");
-  $("bulk-bar").value = of ? done / of : 1;
-  $("bulk").hidden = false;
-  if (running === bulkShown) return;
-  bulkShown = running;
-  announce(running ? `${count(of, "document")} are being read` : parts.join(", "));
-  if (running) return;
-  bulkTimer = setTimeout(() => { $("bulk").hidden = true; }, BULK_STAYS);
-  if (cursor === null) listSoon(); // in the order of the paths again
 }
 
 function countsSoon() {
@@ -362,29 +282,58 @@ function refresh() {
   load();
 }
 
-// --- deleting ---
+const inOrder = () => cursor === null && listSoon(); // what came in stands where it belongs
 
-let deleting = null;
+const live = new Live({
+  changes: changed,
+  ingest: (bulk) => showBulk(bulk, inOrder),
+  gap: refresh,
+  state({ max_upload_mb, ingest, may: allowed }) {
+    limitUploads(max_upload_mb);
+    Object.assign(may, allowed);
+    for (const id of ["add", "failed-note", "left-out"]) $(id).classList.toggle("not-allowed", !may.upload);
+    $("new-domain-open").classList.toggle("not-allowed", !may.admin);
+    draw();
+    showPlace();
+    showBulk(ingest, inOrder);
+    countsSoon();
+  },
+});
 
-function askToDelete(record) {
-  deleting = record;
-  $("delete-text").replaceChildren(
-    el("strong", { dir: "auto" }, record.title || record.path), " will be removed from the watched folder (", el("code", {}, record.path),
-    ") and from the index",
-    [...documents.values()].some(({ container }) => container && `${container}/`.startsWith(`${record.path}/`)) ? ", with all the documents that lie in it" : "", ". This cannot be undone.");
-  $("delete-dialog").returnValue = "cancel"; // what Escape means
-  $("delete-dialog").showModal();
+watchConnection(() => {
+  live.again();
+  refresh();
+  resume();
+});
+addEventListener("readingroom:lost", hold);
+
+// --- what a person does ---
+
+function open(record) {
+  openSource({ document_id: record.id, path: record.path, title: nameOf(record) });
 }
 
-$("delete-dialog").addEventListener("close", async () => {
-  const record = deleting;
-  deleting = null;
-  if ($("delete-dialog").returnValue !== "delete") return;
+function upload(place = view.place) {
+  openUpload(domains, { domain: domainOf(place), folder: folderOf(place) }, may.admin);
+}
+
+async function retry(record) {
+  await tried(async () => {
+    const { files } = await retryDocument(record.id);
+    announce(files ? `${nameOf(record)} is read again` : `${nameOf(record)} is no longer failed`);
+  });
+}
+
+async function remove(record) {
+  const members = [...documents.values()].some(({ container }) => container && `${container}/`.startsWith(`${record.path}/`));
+  const meant = await confirmDelete("Delete this document?", el("strong", { dir: "auto" }, nameOf(record)), " will be removed from the watched folder (",
+    el("code", {}, record.path), ") and from the index", members ? ", with all the documents that lie in it" : "", ". This cannot be undone.");
+  if (!meant) return;
   const row = rows.get(record.id);
   row?.classList.add("going");
   // Where a keyboard goes on; found now, because the event may take the row away before the receipt comes.
   const neighbour = row?.nextElementSibling ?? row?.previousElementSibling;
-  try {
+  const done = await tried(async () => {
     const receipt = await deleteDocument(record.id);
     documents.delete(record.id);
     forgetText(record.id);
@@ -392,65 +341,75 @@ $("delete-dialog").addEventListener("close", async () => {
     countsSoon();
     (neighbour?.querySelector("[data-action]") ?? $("add")).focus();
     showReceipt(receipt);
+  });
+  if (!done) row?.classList.remove("going");
+}
+
+/** Whether it went well; what is wrong is said. */
+async function tried(act) {
+  try {
+    await act();
+    return true;
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    row?.classList.remove("going");
     toast(`${error.message} ${error.remedy}`, "bad");
-  }
-});
-
-/** The receipt says what is gone; `remaining` was asked of the index anew, and is 0 unless something is wrong. */
-function showReceipt({ path, vectors, cache_entries, remaining }) {
-  const removed = [count(vectors, "passage"), "its text", cache_entries ? count(cache_entries, "cache entry", "cache entries") : null].filter(Boolean).join(", ");
-  if (remaining) toast(`${path} was deleted, but ${count(remaining, "passage")} of it can still be found. Delete it again, or run readingroom ingest.`, "bad");
-  else toast(`Deleted ${path}: ${removed} removed. Nothing of it is left in the index.`);
-}
-
-function toast(text, look = "good") {
-  const element = el("div", { class: "toast", "data-look": look, role: look === "bad" ? "alert" : null },
-    el("p", {}, text),
-    el("button", { type: "button", class: "button quiet square", "aria-label": "Dismiss", onclick: () => element.remove() }, icon("close")));
-  $("toasts").append(element);
-  if (look !== "bad") {
-    announce(text);
-    setTimeout(() => element.remove(), 10_000);
+    return false;
   }
 }
 
-// --- what a person does ---
-
-function upload(files = []) {
-  openUpload(domains, filters.domain, files);
+function fillFilters() {
+  for (const status of ["", ...STATUSES]) {
+    $("statuses").append(el("label", { class: "status-filter", "data-status": status },
+      el("input", { type: "radio", name: "status", value: status }),
+      el("span", {}, status || "all", " ", el("span", { class: "number" }))));
+  }
+  $("kind").append(el("option", { value: "" }, "All kinds"), ...Object.entries(KINDS).map(([value, label]) => el("option", { value }, label)));
+  $("sort").append(...Object.entries(SORTS).map(([value, label]) => el("option", { value }, `By ${label.toLowerCase()}`)));
 }
 
 let searchTimer = 0;
 $("q").addEventListener("input", () => {
   clearTimeout(searchTimer);
-  searchTimer = setTimeout(() => {
-    filters.q = $("q").value.trim();
-    filtersChanged();
-  }, SEARCH_AFTER);
+  searchTimer = setTimeout(() => go({ q: $("q").value.trim() }), SEARCH_AFTER);
 });
-$("domain").addEventListener("change", () => {
-  filters.domain = $("domain").value;
-  filtersChanged();
-});
-$("statuses").addEventListener("change", (event) => {
-  filters.status = event.target.value;
-  filtersChanged();
-});
+$("kind").addEventListener("change", () => go({ kind: $("kind").value }));
+$("sort").addEventListener("change", () => go({ sort: $("sort").value, order: LARGEST_FIRST.has($("sort").value) ? "desc" : "asc" }));
+$("order").addEventListener("click", () => go({ order: view.order === "asc" ? "desc" : "asc" }));
+$("statuses").addEventListener("change", (event) => go({ status: event.target.value }));
+$("code").addEventListener("click", () => go({ code: "" }));
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("more").addEventListener("click", () => load({ more: true }));
 $("add").addEventListener("click", () => upload());
-document.addEventListener("visibilitychange", followVisibility);
+$("show-failed").addEventListener("click", () => go({ status: "failed" }));
+$("retry-all").addEventListener("click", () => tried(async () => {
+  const { files } = await retryFailed(domainOf(view.place));
+  toast(`${count(files, "file")} ${files === 1 ? "is" : "are"} read again.`);
+}));
+$("settings").addEventListener("click", () => tried(() => domainSettings(domainOf(view.place), () => {
+  loadDomains();
+  toast("Saved. The next question is answered with it.");
+})));
+$("new-domain-open").addEventListener("click", () => newDomain(async ({ name, title }) => {
+  await loadDomains();
+  go({ place: name });
+  toast(`${title || name} is there. Add its documents now.`);
+}));
+$("storage").addEventListener("click", () => storage(new Map(domains.map(({ name, title }) => [name, title]))));
+$("left-out").addEventListener("click", () => leftOut(domainOf(view.place), (code) => go({ status: "failed", code })));
+takeDrops((path) => upload(path || view.place), () => may.upload);
+addEventListener("popstate", () => {
+  Object.assign(view, fromAddress());
+  show();
+  load();
+});
 setInterval(() => {
   for (const time of document.querySelectorAll("time[data-seconds]")) time.textContent = since(Number(time.dataset.seconds));
 }, TICK);
-
-$("q").value = filters.q;
-buildStatuses();
-takeDrops(upload);
-connect();
+const fold = () => { $("places").open = !narrow.matches; };
+narrow.addEventListener("change", fold);
+fold();
+fillFilters();
+show();
 load();
 loadDomains().then(() => {
   if (location.hash === "#add") upload();

@@ -4,6 +4,7 @@
  */
 
 import { deleteConversation, exportAddress, listConversations, Problem, renameConversation } from "./api.js";
+import { confirmDelete } from "./confirm.js";
 import { announce, el, icon } from "./dom.js";
 import { count, exactly } from "./format.js";
 
@@ -34,7 +35,6 @@ export class Side {
   #note = document.getElementById("side-note");
   #more = document.getElementById("side-more");
   #menu = document.getElementById("side-menu");
-  #dialog = document.getElementById("delete-dialog");
 
   constructor(page) {
     this.#page = page;
@@ -44,7 +44,6 @@ export class Side {
       timer = setTimeout(() => this.#find(), SEARCH_AFTER);
     });
     this.#more.addEventListener("click", () => this.#fetch(this.#cursor));
-    this.#dialog.addEventListener("close", () => this.#dialog.returnValue === "delete" && this.#delete(this.#dialog.dataset.id ?? null));
     this.#menu.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
       if (!step) return;
@@ -189,16 +188,11 @@ export class Side {
   }
 
   /** Asks whether a conversation, or all of them, is meant to go: there is no way back. */
-  #confirm(item) {
-    const all = item === null;
-    document.getElementById("delete-title").textContent = all ? "Delete all conversations?" : "Delete this conversation?";
-    document.getElementById("delete-what").textContent = all
-      ? "Every question and answer goes, from the server's disk as well. Your documents stay."
-      : `“${item.title || "Untitled"}” goes with its questions and answers, from the server's disk as well.`;
-    if (all) delete this.#dialog.dataset.id;
-    else this.#dialog.dataset.id = item.id;
-    this.#dialog.returnValue = "";
-    this.#dialog.showModal();
+  async #confirm(item) {
+    const meant = item === null
+      ? await confirmDelete("Delete all conversations?", "Every question and answer goes, from the server's disk as well. Your documents stay.")
+      : await confirmDelete("Delete this conversation?", `“${item.title || "Untitled"}” goes with its questions and answers, from the server's disk as well.`);
+    if (meant) await this.#delete(item?.id ?? null);
   }
 
   async #delete(id) {
