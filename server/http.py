@@ -24,6 +24,7 @@ from server.auth import App, Guard, caller_of
 from server.errors import HANDLERS
 from server.routes.adapters import AdaptersController
 from server.routes.conversations import ConversationsController
+from server.routes.library import LibraryController
 from server.routes.models import ModelsController
 from server.routes.native import NativeController
 from server.routes.ollama import OllamaController
@@ -59,6 +60,7 @@ def create_app(room: ReadingRoom) -> App:
     litestar = Litestar(
         route_handlers=[
             NativeController,
+            LibraryController,
             ConversationsController,
             ModelsController,
             AdaptersController,
