@@ -38,11 +38,12 @@ from rag.evaluate import DEPTH, ranks
 from rag.fuse import fuse
 from rag.golden import Item
 from rag.languages import AVG_LEN, BM25_B, BM25_K
+from rag.points import sparse_text
 from rag.records import Chunk, Document, Passage, document_id
 from rag.retrieve import retrieve
 from rag.sentences import sentence_spans
 from rag.settings import Embed, Ingest, Retrieve
-from rag.store import EdgeStore, sparse_text
+from rag.store import EdgeStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -33,19 +33,20 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from rag import _edge
+from rag import _edge, hybrid
 from rag.errors import StoreBroken, StoreFull, StoreLocked
-from rag.fuse import fuse
-from rag.languages import DEFAULT, document_vector, language_of, query_vector, stamp, stamped
-from rag.records import Chunk, Document, Passage, Scores
+from rag.languages import DEFAULT, query_vector, stamp, stamped
+from rag.points import opened, passage_of, payload_of, written
+from rag.records import Chunk, Document, Passage
 from rag.shard import DENSE, SPARSE, allocated, copy, create, rewrite, unsound
+from rag.spoken import Spoken
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-# Passages that have all words of a literal come first in a search for these words; one that repeats a rare one of them may be between.
-_LITERAL_HITS = 20
 
 # Points in one call to Qdrant, which holds Python's lock for all of it: about 20 ms of writing, as long as a search may take.
 _AT_ONCE = 256
@@ -120,10 +118,7 @@ class EdgeStore:
             raise _unusable(folder, error) from error
         try:
             self._name, self._shard = self._open()
-            self._languages = self._stored_languages()
-            self._searched = dict(self._languages)
-            self._reworded: set[str] = set()
-            """Domains whose passages are all known to be as `_languages` says."""
+            self._spoken = Spoken(self._stored_languages())
         except OSError as error:
             self._lock.release()
             raise _unusable(folder, error) from error
@@ -228,7 +223,7 @@ class EdgeStore:
         for i in range(0, len(rows), _AT_ONCE):
             # `tolist`: Qdrant reads an array number by number, which takes twice as long as making the list and reading that.
             points = [
-                self._point(chunk.id, vector.tolist(), _payload(document, chunk), self._languages.get(document.domain, DEFAULT))
+                self._point(chunk.id, vector.tolist(), payload_of(document, chunk), self._spoken.of(document.domain))
                 for document, chunk, vector in rows[i : i + _AT_ONCE]
             ]
             ids = [chunk.id for _, chunk, _ in rows[i : i + _AT_ONCE]]
@@ -238,8 +233,7 @@ class EdgeStore:
                 self._update(self._edge.UpdateOperation.upsert_points(points), ids, forgets=there)
                 self._unoptimized += len(points)
                 for document, _, _ in rows[i : i + _AT_ONCE]:
-                    self._languages.setdefault(document.domain, DEFAULT)
-                    self._searched.setdefault(document.domain, self._languages[document.domain])
+                    self._spoken.wrote(document.domain)
         if rows:
             self._flush()
 
@@ -250,14 +244,11 @@ class EdgeStore:
         nothing. Until it is done, questions are asked by the old languages as well.
         """
         wanted = tuple(languages) or DEFAULT
-        if domain in self._reworded and self._languages.get(domain) == wanted:
+        if self._spoken.known(domain, wanted):
             return 0
         edge = self._edge
         with self._writing:
-            before = self._searched.get(domain, ())
-            self._reworded.discard(domain)
-            self._languages[domain] = wanted
-            self._searched[domain] = tuple(dict.fromkeys((*wanted, *before)))
+            self._spoken.change(domain, wanted)
         stale = edge.Filter(
             must=[edge.FieldCondition("domain", match=edge.MatchValue(domain))],
             must_not=[edge.FieldCondition("words", match=edge.MatchValue(stamp(wanted)))],
@@ -279,22 +270,17 @@ class EdgeStore:
             self._flush()
         if done < limit:
             with self._writing:
-                self._searched[domain] = wanted
-                self._reworded.add(domain)
+                self._spoken.changed(domain, wanted)
         return done
 
     def _point(self, id: Any, vector: Any, payload: dict[str, Any], languages: tuple[str, ...]) -> Any:
         """A point with the BM25 vector of its text, which says what it was made by."""
-        language = language_of(payload["text"], languages)
-        words = document_vector(_words(payload["path"], payload["heading"], payload["text"]), language)
-        payload = {**payload, "language": language, "words": stamp(languages)}
-        if self._seal is not None:
-            payload = self._seal.close(str(id), payload)
+        words, payload = written(str(id), payload, languages, self._seal)
         return self._edge.Point(id, {DENSE: vector, SPARSE: words}, payload)
 
     def _said(self, record: Any) -> dict[str, Any]:
         """The payload of a point as it was before it was sealed."""
-        return record.payload if self._seal is None else self._seal.open(str(record.id), record.payload)
+        return opened(str(record.id), record.payload, self._seal)
 
     def reseal(self) -> int:
         """Write what every passage says anew, as the seal closes it now, and all files without what stood there before; how many passages.
@@ -330,12 +316,6 @@ class EdgeStore:
             for record in self._shard.scroll(request)[0]:
                 found[str(hit.value)] = stamped(record.payload["words"]) if "words" in record.payload else ()
         return found
-
-    def _spoken(self, domain: str | None, within: Collection[str] | None = None) -> tuple[str, ...]:
-        """The languages of the passages that are searched."""
-        domains = [domain] if domain is not None else list(self._searched) if within is None else within
-        searched = [self._searched.get(name, DEFAULT) for name in domains]
-        return tuple(dict.fromkeys(language for languages in searched for language in languages or DEFAULT)) or DEFAULT
 
     def _update(self, operation: Any, ids: Collection[str], *, forgets: int) -> None:
         """Carry out a change of these chunks, `forgets` of which are there already. With `_writing` held."""
@@ -386,10 +366,10 @@ class EdgeStore:
 
     def _ask_no_more(self) -> None:
         """Questions to all domains are not asked in the languages of one that has no passages left. With `_writing` held."""
-        for domain in list(self._searched):
+        for domain in self._spoken.domains:
             request = self._edge.ScrollRequest(limit=1, filter=self._filter(domain), with_payload=False, with_vector=False)
             if not self._read(lambda shard, request=request: shard.scroll(request))[0]:
-                del self._searched[domain]  # `_languages` stays: what comes back is written as before, until `reword` says otherwise
+                self._spoken.gone(domain)
 
     def delete_document(self, document_id: str) -> int:
         """Remove all chunks of a document; returns how many there were."""
@@ -470,54 +450,39 @@ class EdgeStore:
         """
         if (documents is not None and not documents) or (within is not None and not within):
             return []
-        edge = self._edge
         where = self._filter(domain, documents=documents, within=within)
-        languages = self._spoken(domain, within)
-        words = query_vector(text, languages)
-        queries = [edge.Query.Nearest(vector.tolist(), using=DENSE)]
-        if words.indices:  # a question of stop words alone has no BM25 vector
-            queries.append(edge.Query.Nearest(words, using=SPARSE))
-        candidates = max(candidates, limit)
-        first = [edge.QueryRequest(limit=candidates, query=query, filter=where, with_payload=False) for query in queries]
-        for literal in literals:
-            if (vector_of := query_vector(literal, languages)).indices:
-                query = edge.Query.Nearest(vector_of, using=SPARSE)
-                first.append(edge.QueryRequest(limit=_LITERAL_HITS, query=query, filter=where, with_payload=False))
-        lists = self._query(first)
-        scores = [{point.id: point.score for point in found} for found in lists[: len(queries)]]
-        wanted = {point.id for found in lists[len(queries) :] for point in found}
-        everything = wanted.union(*scores)
-        # What one search alone has found gets its score of the other.
-        lacking = [(i, everything - known.keys()) for i, known in enumerate(scores)]
-        lacking = [(i, ids) for i, ids in lacking if ids]
-        second = [
-            edge.QueryRequest(limit=len(ids), query=queries[i], filter=edge.Filter(must=[edge.HasIdCondition(ids)]), with_payload=False)
-            for i, ids in lacking
-        ]
-        for (i, _), found in zip(lacking, self._query(second) if second else (), strict=True):
-            scores[i].update((point.id, point.score) for point in found)
-        ids = list(scores[0])  # every point has a cosine, unless it was deleted just now
-        dense = np.array([scores[0][id] for id in ids], np.float32)
-        bm25 = np.array([scores[-1].get(id, 0.0) if len(scores) > 1 else 0.0 for id in ids], np.float32)
-        fused = fuse(dense, bm25, *weights)
-        order = [i for place, i in enumerate(np.argsort(-fused, kind="stable").tolist()) if place < limit or ids[i] in wanted]
-        records = {
-            record.id: record
-            for record in self._read(lambda shard: shard.retrieve([ids[i] for i in order], with_payload=True, with_vector=False))
-        }
-        return [
-            _passage(ids[i], self._said(records[ids[i]]), float(fused[i]), Scores(float(dense[i]), float(bm25[i]) or None))
-            for i in order
-            if ids[i] in records
-        ]
+        languages = self._spoken.asked(domain, within)
+        hits = hybrid.search(
+            lambda queries: self._query(queries, where),
+            vector,
+            query_vector(text, languages),
+            [query_vector(literal, languages) for literal in literals],
+            limit=limit,
+            candidates=candidates,
+            weights=weights,
+        )
+        ids = [uuid.UUID(hit.id) for hit in hits]
+        records = {str(record.id): record for record in self._read(lambda shard: shard.retrieve(ids, with_payload=True, with_vector=False))}
+        return [passage_of(hit.id, self._said(records[hit.id]), hit.score, hit.scores) for hit in hits if hit.id in records]
 
-    def _query(self, requests: Sequence[Any]) -> list[Any]:
-        """What each request finds, as scored points."""
-        batch = self._edge.QueryBatchRequest(list(requests))
+    def _query(self, queries: Sequence[hybrid.Query], where: Any) -> list[dict[str, float]]:
+        """The scores by id of what each query finds."""
+        edge = self._edge
+        requests = [
+            edge.QueryRequest(
+                limit=query.limit,
+                query=edge.Query.Nearest(query.vector.tolist() if query.dense else query.vector, using=DENSE if query.dense else SPARSE),
+                filter=where if query.ids is None else edge.Filter(must=[edge.HasIdCondition({uuid.UUID(id) for id in query.ids})]),
+                with_payload=False,
+            )
+            for query in queries
+        ]
+        batch = edge.QueryBatchRequest(requests)
         try:
-            return self._read(lambda shard: shard.query_batch(batch))
+            found = self._read(lambda shard: shard.query_batch(batch))
         except Exception as error:
             raise StoreBroken(f"The search failed: {error}", "See the log; deleting `data_dir/store` rebuilds the index.") from error
+        return [{str(point.id): point.score for point in points} for points in found]
 
     def _filter(
         self,
@@ -730,16 +695,6 @@ class EdgeStore:
             log.warning("what was deleted is still in the index's files and is forgotten after the next start: %s", error)
 
 
-def sparse_text(document: Document, chunk: Chunk) -> str:
-    """What BM25 reads of a chunk: the file's name and the headings too, which say in words what the passage is about."""
-    return _words(document.path, chunk.heading, chunk.text)
-
-
-def _words(path: str, heading: Sequence[str], text: str) -> str:
-    name = os.path.splitext(path)[0].replace("/", " ").replace("_", " ").replace("-", " ")
-    return "\n".join((name, *heading, text))
-
-
 def _unusable(path: Path, error: Exception) -> StoreBroken:
     return StoreBroken(f"The vector store in {path} cannot be used: {error}", "Check free space and permissions.")
 
@@ -787,35 +742,3 @@ def _remove(path: Path) -> None:
 def _remove_if_folder(path: Path) -> None:
     if path.is_dir():
         _remove(path)
-
-
-def _payload(document: Document, chunk: Chunk) -> dict[str, Any]:
-    return {
-        "document_id": document.id,
-        "domain": document.domain,
-        "path": document.path,
-        "title": document.title,
-        "heading": list(chunk.heading),
-        "page": chunk.page,
-        "start": chunk.start,
-        "end": chunk.end,
-        "text": chunk.text,
-    }
-
-
-def _passage(id: Any, payload: Mapping[str, Any], score: float, scores: Scores) -> Passage:
-    return Passage(
-        chunk_id=str(id),
-        document_id=payload["document_id"],
-        domain=payload["domain"],
-        path=payload["path"],
-        title=payload["title"],
-        heading=tuple(payload["heading"]),
-        page=payload["page"],
-        start=payload["start"],
-        end=payload["end"],
-        text=payload["text"],
-        score=score,
-        scores=scores,
-        language=payload.get("language", DEFAULT[0]),
-    )
