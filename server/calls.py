@@ -6,6 +6,7 @@ Nothing is decided here: `server/auth.py` does that.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -16,6 +17,9 @@ from server.scopes import rule_of
 Scope = MutableMapping[str, Any]
 
 COOKIE = "readingroom_key"
+
+# As RFC 9110 has it. `urlsplit` takes `[::1].evil.example` for the address within it.
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]*)?")
 
 
 class Proxies:
@@ -70,11 +74,9 @@ class Call:
 
     @property
     def host_name(self) -> str:
-        """Without the port; empty for none."""
-        try:
-            return urlsplit(f"//{self.host}").hostname or ""
-        except ValueError:
-            return ""
+        """Without the port; empty for none, and for what is no name."""
+        found = _HOST.fullmatch(self.host)
+        return (found["address"] or found["name"]).lower() if found else ""
 
     @property
     def own_origin(self) -> str:

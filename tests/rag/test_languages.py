@@ -201,14 +201,14 @@ def test_a_question_to_some_domains_is_asked_in_their_languages_alone(store: Edg
 def test_the_languages_of_a_domain_that_is_gone_are_asked_no_more(store: EdgeStore) -> None:
     """At once, and not after the next start; they are again as soon as it has a document."""
     store.reword("de", ("de",))
-    assert set(store._spoken(None)) == {"en", "de"}
+    assert set(store._spoken.asked(None, None)) == {"en", "de"}
     gone = [document(path) for path in TEXTS if path.startswith("de/")]
     store.delete_documents([of.id for of in gone[1:]])
-    assert set(store._spoken(None)) == {"en", "de"}
+    assert set(store._spoken.asked(None, None)) == {"en", "de"}
     store.delete_documents([gone[0].id])
-    assert store._spoken(None) == ("en",)
+    assert store._spoken.asked(None, None) == ("en",)
     store.upsert(gone[0], [chunk(gone[0], GERMAN)], np.ones((1, 4), np.float32) / 2)
-    assert set(store._spoken(None)) == {"en", "de"}
+    assert set(store._spoken.asked(None, None)) == {"en", "de"}
     assert best(store, "Städte") == "de/haus.txt"
 
 
@@ -219,11 +219,11 @@ def test_the_languages_are_known_after_a_restart_and_a_change_goes_on_where_it_b
     store.close()
     store = EdgeStore(tmp_path / "store", 4, "none")
     try:
-        assert store._spoken("en") == ("fr",)
+        assert store._spoken.asked("en", None) == ("fr",)
         assert store.reword("de", ("de",)) == 1
         assert best(store, "Städte", "de") == "de/haus.txt"
         assert store.reword("en", ("en",)) == 2
-        assert store._spoken("en") == ("en",)
+        assert store._spoken.asked("en", None) == ("en",)
     finally:
         store.close()
 
