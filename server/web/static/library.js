@@ -18,7 +18,7 @@ import { nameOf, Rows } from "./rows.js";
 import { documentChanged, hold, limitUploads, resume } from "./sending.js";
 import { showReceipt, toast } from "./toasts.js";
 import { Tree } from "./tree.js";
-import { openUpload, replaceDocument, takeDrops } from "./upload.js";
+import { offerDomains, openUpload, replaceDocument, takeDrops } from "./upload.js";
 import { forgetText, openSource } from "./viewer.js";
 import "./tray.js";
 
@@ -183,6 +183,7 @@ async function loadDomains() {
   showPlace();
   showCounts();
   tree.load(domains);
+  if ($("add-dialog").open) offerDomains(domains, domainOf(view.place), may.admin);
 }
 
 function showCounts() {

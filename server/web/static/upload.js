@@ -17,6 +17,7 @@ const newDomain = $("new-domain");
 const folder = $("add-folder");
 
 let gathered = []; // [{file, folder, name}] in the dialog
+let picked = ""; // the domain that was chosen in the dialog by hand
 let gathering = null; // AbortController of the drop that is gone through
 
 function show({ kept, skipped }) {
@@ -40,19 +41,25 @@ function note(text) {
   $("add-note").hidden = !text;
 }
 
-/** Opens the dialog. `place`: {domain, folder} that is looked at; `domains` those to choose from, new ones only for an administrator. */
+/** Opens the dialog at a `place`: {domain, folder}. New domains are offered to an administrator only. */
 export function openUpload(domains, place, mayMake) {
-  if (!dialog.open) {
-    domainSelect.replaceChildren(
-      ...(domains.length > 1 && !place.domain ? [el("option", { value: "", disabled: true, selected: true }, "Choose one…")] : []),
-      ...domains.map(({ name, title }) => el("option", { value: name }, title && title !== name ? `${title} (${name})` : name)),
-      ...(mayMake ? [el("option", { value: NEW }, "New domain…")] : []));
-    if (place.domain) domainSelect.value = place.domain;
-    folder.value = place.folder ? place.folder.slice(place.domain.length + 1) : "";
-    showNewDomain();
-    show({ kept: [], skipped: 0 });
-    dialog.showModal();
-  }
+  if (dialog.open) return; // dropped onto the open dialog: what was chosen there holds
+  picked = "";
+  offerDomains(domains, place.domain, mayMake);
+  folder.value = place.folder ? place.folder.slice(place.domain.length + 1) : "";
+  show({ kept: [], skipped: 0 });
+  dialog.showModal();
+}
+
+/** The domains to choose from; what is chosen stays. Where there are several and none is `preferred`, one must be. */
+export function offerDomains(domains, preferred, mayMake) {
+  const chosen = picked || preferred;
+  domainSelect.replaceChildren(
+    ...(domains.length > 1 && !chosen ? [el("option", { value: "", disabled: true, selected: true }, "Choose one…")] : []),
+    ...domains.map(({ name, title }) => el("option", { value: name }, title && title !== name ? `${title} (${name})` : name)),
+    ...(mayMake ? [el("option", { value: NEW }, "New domain…")] : []));
+  if (chosen) domainSelect.value = chosen;
+  showNewDomain();
 }
 
 /** What was dropped goes into the dialog, which is open; a large folder is gone through while one sees how far. */
@@ -106,6 +113,7 @@ export function checkFolderName(field, deep = false) {
 }
 
 domainSelect.addEventListener("change", () => {
+  picked = domainSelect.value;
   showNewDomain();
   folder.value = "";
   if (domainSelect.value === NEW) newDomain.focus();
