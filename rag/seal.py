@@ -109,10 +109,8 @@ def unlock(settings: Settings) -> Seal | None:
             "Encrypt what is there with `readingroom privacy encrypt`, or leave the key out.",
         )
     if text is None and not secret:
-        if lost := [name for name in _MADE_BY_PEOPLE if not in_clear(data_dir / name)]:
-            raise DataLocked(
-                f"{data_dir / lost[0]} is encrypted or damaged, and {FILE} is not there.", "Put that file back: nothing opens without it."
-            )
+        if lost := _without_key(data_dir.absolute()):
+            raise DataLocked(f"{lost} is encrypted or damaged, and {FILE} is not there.", "Put that file back: nothing opens without it.")
         return None
     if text is None:
         text = _begun(data_dir, secret)
@@ -188,12 +186,19 @@ def holdings(data_dir: Path) -> list[Path]:
 
 
 def in_clear(path: Path) -> bool:
-    """Whether a SQLite file can be read without a key; one that is missing or empty can."""
+    """Whether a SQLite file can be read without a key; one that is missing or empty can. Not for one that this process has open."""
     try:
         with path.open("rb") as file:
             return file.read(16) in (b"", b"SQLite format 3\0")
     except FileNotFoundError:
         return True
+
+
+@functools.lru_cache(maxsize=64)
+def _without_key(data_dir: Path) -> Path | None:
+    """A database that needs a key. Looked for once in a process, before it opens the first one: to close a file that SQLite has open
+    in the same process would undo its locks."""
+    return next((data_dir / name for name in _MADE_BY_PEOPLE if not in_clear(data_dir / name)), None)
 
 
 def sync_folder(folder: Path) -> None:
