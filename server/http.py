@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,17 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import License
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import Scope
 
-from server.app import ReadingRoom
+from server.app import ReadingRoom, app_version
 from server.auth import App, Guard, caller_of
 from server.errors import HANDLERS
+from server.policy import new_nonce, page_policy, with_nonce
+from server.requests import Requests, unless_stopping
 from server.routes.adapters import AdaptersController
 from server.routes.conversations import ConversationsController
 from server.routes.library import LibraryController
+from server.routes.mcp import McpController, Sessions
 from server.routes.models import ModelsController
 from server.routes.native import NativeController
 from server.routes.ollama import OllamaController
@@ -43,7 +45,7 @@ _PAGES = {"/": "chat.html", "/library": "library.html", "/docs": "docs.html"}
 _FORM_OVERHEAD = 1 << 20
 
 
-def create_app(room: ReadingRoom) -> App:
+def create_app(room: ReadingRoom) -> Requests:
     """The application for a room that somebody else starts; it is stopped when the server shuts down."""
 
     @asynccontextmanager
@@ -57,6 +59,11 @@ def create_app(room: ReadingRoom) -> App:
     async def provide_caller(scope: Scope) -> Caller:
         return caller_of(scope)
 
+    sessions = Sessions()
+
+    async def provide_sessions() -> Sessions:
+        return sessions
+
     litestar = Litestar(
         route_handlers=[
             NativeController,
@@ -67,6 +74,7 @@ def create_app(room: ReadingRoom) -> App:
             OpenAIController,
             OllamaController,
             OllamaModels,
+            McpController,
             UsageController,
             knock,
             health,
@@ -76,12 +84,14 @@ def create_app(room: ReadingRoom) -> App:
             widget,
             *(_page(path, name) for path, name in _PAGES.items()),
         ],
-        dependencies={"room": Provide(provide_room), "caller": Provide(provide_caller)},
+        dependencies={"room": Provide(provide_room), "caller": Provide(provide_caller), "sessions": Provide(provide_sessions)},
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
-        middleware=[_counted(room)],
+        middleware=[unless_stopping(lambda: room.draining)],
         # Answers stream: only whole bodies may be compressed, and those that gain by it.
-        compression_config=CompressionConfig(backend="gzip", minimum_size=2048, exclude=["/rag/ask", "/rag/events", "^/v1/", "^/api/"]),
+        compression_config=CompressionConfig(
+            backend="gzip", minimum_size=2048, exclude=["/rag/ask", "/rag/events", "^/v1/", "^/api/", "^/mcp"]
+        ),
         request_max_body_size=room.settings.server.max_upload_mb * (1 << 20) + _FORM_OVERHEAD,
         openapi_config=OpenAPIConfig(
             title="Reading Room",
@@ -92,28 +102,26 @@ def create_app(room: ReadingRoom) -> App:
             render_plugins=[JsonRenderPlugin()],
             use_handler_docstrings=True,
         ),
-        signature_types=[ReadingRoom, Caller],
+        signature_types=[ReadingRoom, Caller, Sessions],
         logging_config=None,
     )
+    app: App = litestar  # type: ignore[assignment]
     access = room.access
     if access is None:
-        return Guard(litestar, room.settings.server)  # type: ignore[arg-type]
-    return Guard(litestar, room.settings.server, keys=access.keys, meter=access.meter, command=access.command)  # type: ignore[arg-type]
-
-
-def app_version() -> str:
-    """The installed version, or 0 from a bare checkout."""
-    try:
-        return version("readingroom")
-    except PackageNotFoundError:
-        return "0"
+        guard = Guard(app, room.settings.server)
+    else:
+        guard = Guard(app, room.settings.server, keys=access.keys, meter=access.meter, command=access.command)
+    return Requests(guard, room.metrics, access=room.settings.log.access)
 
 
 def _page(path: str, name: str) -> Any:
     @get(path, media_type=MediaType.HTML, include_in_schema=False, name=name)
     async def page() -> Response[bytes]:
-        # `no-cache`: the browser asks each time whether the page is still the one it has.
-        return Response((WEB / name).read_bytes(), media_type=MediaType.HTML, headers={"Cache-Control": "no-cache"})
+        nonce = new_nonce()
+        body = with_nonce((WEB / name).read_bytes(), nonce)
+        # `no-store`: the number in it is good for this answer only.
+        headers = {"Cache-Control": "no-store", "Content-Security-Policy": page_policy(nonce, markup=name == "docs.html")}
+        return Response(body, media_type=MediaType.HTML, headers=headers)
 
     return page
 
@@ -135,22 +143,3 @@ async def static(request: Request[Any, Any, Any], file_path: Path) -> Response[b
     kind = {".js": "text/javascript", ".svg": "image/svg+xml; charset=utf-8"}.get(path.suffix) or mimetypes.guess_type(path.name)[0]
     # Litestar adds the charset to every kind of text.
     return Response(path.read_bytes(), media_type=kind or "application/octet-stream", headers=headers)
-
-
-def _counted(room: ReadingRoom) -> Callable[[ASGIApp], ASGIApp]:
-    """Middleware that counts requests by route, so that ids in paths do not make a label each."""
-
-    def around(app: ASGIApp) -> ASGIApp:
-        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            async def counting_send(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    route = str(scope.get("path_template") or "unknown")
-                    room.metrics.http.labels(str(scope.get("method", "")), route, str(message["status"])).inc()
-                await send(message)
-
-            wrapped: Callable[[Message], Awaitable[None]] = counting_send
-            await app(scope, receive, wrapped)
-
-        return counted
-
-    return around

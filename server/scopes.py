@@ -50,6 +50,7 @@ _PAGE = Rule(limited=True, free=True, page=True)
 _ADMIN = _for("admin")
 _READ = _for("ask", "search", limited=True)
 _ASK = _for("ask", limited=True, cost="answer")
+_TOOLS = _for("ask", "search", "upload", limited=True)
 _CONVERSE = _for("ask", limited=True)  # each key has its own conversations
 
 RULES: Mapping[str, Rule] = {
@@ -101,6 +102,10 @@ RULES: Mapping[str, Rule] = {
     "GET /rag/models": _for("ask", limited=True),
     "POST /rag/models/use": _ADMIN,
     "GET /rag/adapters": _for("ask", limited=True),
+    # The Model Context Protocol: each tool has the scopes and the cost of the native call that it stands for (`routes/mcp_tools.py`).
+    "GET /mcp": _TOOLS,
+    "POST /mcp": _TOOLS,
+    "DELETE /mcp": _TOOLS,
     # OpenAI's dialect.
     "GET /v1/models": _READ,
     "GET /v1/models/{model_id}": _READ,
