@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import stat
 import threading
@@ -21,10 +22,10 @@ from typing import Any, Literal
 from ingest.pipeline import Interrupted, Pipeline, Receipt, Report
 from ingest.priority import lower_priority
 from ingest.watch import Watcher
+from rag import trace
 from rag.domains import FILE as DOMAIN_FILE
 from rag.errors import NotReady
 from rag.settings import Ingest
-from rag.trace import carried
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,14 @@ class Ingester:
 
     def sync(self, changes: Collection[Path] | None = None) -> Future[Report]:
         """Ask for a sync of those paths, or of the whole folder."""
-        return self._submit(lambda: self._sync(changes), whole=changes is None)
+        # The event of a file often comes before the command, so what is logged of it finds its request by its path.
+        pipeline, paths = self.pipeline, changes or ()
+        if id := trace.request.get():
+            pipeline.asked |= dict.fromkeys(map(os.fspath, paths), id)
+        future = self._submit(lambda: self._sync(changes), whole=changes is None)
+        # A file that is under way is settled later, and so is who asked for it.
+        future.add_done_callback(lambda _: [pipeline.asked.pop(os.fspath(path), None) for path in paths if not pipeline.under_way(path)])
+        return future
 
     def remove(self, id: str) -> Future[Receipt]:
         """Ask for a document to be deleted; the future raises what `Pipeline.remove` raises."""
@@ -145,7 +153,7 @@ class Ingester:
         return len(files)
 
     def _submit(self, run: Callable[[], Any], *, whole: bool) -> Future[Any]:
-        command = _Command(carried(run), Future(), whole)
+        command = _Command(trace.carried(run), Future(), whole)
         self._commands.put(command)
         self.watcher.wake()
         if self._stopping.is_set():

@@ -154,6 +154,8 @@ class Pipeline:
         """Files that the running sync has still to finish."""
         self.progress: dict[str, float] = {}
         """Document id -> the share of its present stage that is done, 0..1, while it is parsed or embedded."""
+        self.asked: dict[str, str] = {}
+        """File -> the id of the request that somebody waits for it with: see `rag/trace.py`. Filled by `ingest/ingester.py`."""
         self._told: dict[str, float] = {}
         self._under_way: set[str] = set()
         self._tried: set[str] = set()
@@ -458,7 +460,7 @@ class Pipeline:
             if same and not work.item.queued:
                 continue  # still unreadable: no news
             self.counters["files_failed"] += 1
-            log.warning("%s: %s", work.item.seen.path, work.failure.message if work.failure else "failed")
+            log.warning("%s: %s", work.item.seen.path, work.failure.message if work.failure else "failed", extra=self._asker(work))
             self._on_progress(self._document(work.item, "failed", work))
 
     def _commit_parsed(self, folder: Folder, batch: list[Work], report: Report) -> list[Item]:
@@ -504,7 +506,7 @@ class Pipeline:
         for work in batch:
             report.indexed += 1
             self.counters["files_indexed"] += 1
-            log.debug("%s is indexed", work.item.seen.path, extra={"chunks": len(work.chunks)})
+            log.debug("%s is indexed", work.item.seen.path, extra={"chunks": len(work.chunks), **self._asker(work)})
             self._on_progress(documents[work.item.id])
         return []
 
@@ -633,6 +635,11 @@ class Pipeline:
 
     # Small things
 
+    def _asker(self, work: Work) -> dict[str, str]:
+        """Fields of a line of the log."""
+        id = self.asked.get(work.item.seen.file)
+        return {"request_id": id} if id else {}
+
     def _show(self, item: Item, status: Literal["parsing", "embedding"], share: float | None = None) -> None:
         """Tell people what is done with a file; with `share`, how far that is, not more often than they can see."""
         if share is not None:
@@ -655,6 +662,7 @@ class Pipeline:
             self.progress.pop(work.item.id, None)
             self._told.pop(work.item.id, None)
             self._under_way.discard(work.item.seen.path)
+            self.asked.pop(work.item.seen.file, None)
 
     def _title(self, item: Item, work: Work | None) -> str:
         if work is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import promql_parser
 from prometheus_client.parser import text_string_to_metric_families
-from promql_parser import AggregateExpr, BinaryExpr, VectorSelector
+from promql_parser import AggregateExpr, BinaryExpr, MatchOp, VectorSelector
 
 ADDED = frozenset({"job", "instance"})
 """Labels that Prometheus itself adds."""
@@ -82,3 +82,32 @@ def missing(query: str, known: Mapping[str, set[str]]) -> list[str]:
 def mentioned(text: str) -> set[str]:
     """The labels of a template such as `{{ $labels.part }}` or a legend `{{part}}`."""
     return set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", text)) - {"value"}
+
+
+def groups(query: str) -> bool:
+    """Whether an aggregate decides which labels the result has."""
+    tree = parse(query)
+    found = False
+
+    def visit(node: Any) -> bool:
+        nonlocal found
+        found = found or isinstance(node, AggregateExpr)
+        return True
+
+    promql_parser.walk(tree, visit)
+    return found
+
+
+def values(query: str) -> list[tuple[str, str, set[str]]]:
+    """Metric, label, and the values that a selector wants it to have: of `=` the one, of `=~` with words the words."""
+    found: list[tuple[str, str, set[str]]] = []
+
+    def visit(node: Any) -> bool:
+        if isinstance(node, VectorSelector):
+            for matcher in node.matchers.matchers:
+                if matcher.op in (MatchOp.Equal, MatchOp.Re) and re.fullmatch(r"[\w|-]+", matcher.value):
+                    found.append((node.name, matcher.name, set(matcher.value.split("|"))))
+        return True
+
+    promql_parser.walk(parse(query), visit)
+    return found

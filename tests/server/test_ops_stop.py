@@ -125,18 +125,17 @@ def test_a_second_signal_waits_for_nobody(tmp_path: Path, second: signal.Signals
     """Of either kind."""
 
     async def run(url: str) -> None:
-        async with serving(tmp_path, url, stop_s=100) as (server, client, task):
-            async with client.stream("POST", "/v1/chat/completions", json=CALL) as response:
-                await begun(aiter(response.aiter_lines()))
-                server.handle_exit(signal.SIGTERM, None)
-                await until(lambda: server._room.draining)
-                assert not task.done()
-                server.handle_exit(second, None)
-                server._captured_signals.clear()  # uvicorn would raise them again, here
-                with contextlib.suppress(httpx.HTTPError):
-                    async for _ in response.aiter_bytes():
-                        pass
-            await task
+        async with (
+            serving(tmp_path, url, stop_s=100) as (server, client, task),
+            client.stream("POST", "/v1/chat/completions", json=CALL) as response,
+        ):
+            await begun(aiter(response.aiter_lines()))
+            server.handle_exit(signal.SIGTERM, None)
+            await until(lambda: server._room.draining)
+            assert not task.done()
+            server.handle_exit(second, None)
+            server._captured_signals.clear()  # uvicorn would raise them again, here
+            await until(task.done)  # with the answer still open
 
     with Scripted(answer("hold"), models=["m"]) as model:
         asyncio.run(run(model.url))
