@@ -32,7 +32,7 @@ def with_nonce(page: bytes, nonce: str) -> bytes:
 
 
 def page_policy(nonce: str, *, markup: bool = False) -> str:
-    """Of a page. Unless it makes `markup` from text by itself, as the one library of others' does that is in a page here, Trusted Types
-    forbid that: a string never becomes an element, a script or an address of one."""
-    types = "" if markup else "; require-trusted-types-for 'script'; trusted-types 'none'"
+    """Of a page. Unless it makes `markup` from text by itself, as the library of others' does that shows the interface, Trusted Types
+    forbid that: a string becomes an element only where DOMPurify has taken out of it what could run, and never a script."""
+    types = "" if markup else "; require-trusted-types-for 'script'; trusted-types dompurify"
     return f"default-src 'self'; script-src 'nonce-{nonce}'; {_COMMON}{types}"

@@ -39,7 +39,9 @@ def attacked(browser: Browser, served: Served) -> Iterator[tuple[Page, list[str]
     ran: list[str] = []
     page.on("dialog", lambda dialog: (ran.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on("popup", lambda popup: ran.append(f"window: {popup.url}"))
-    context.on("request", lambda request: ran.append(request.url) if not request.url.startswith((served.url, "data:", "blob:")) else None)
+    # What the policy stops is told as a request too; what is to be routed has passed it.
+    ours = (served.url, "data:", "blob:", "chrome-extension:")  # Chromium's own viewer of PDF
+    context.route(lambda url: not url.startswith(ours), lambda route: (ran.append(route.request.url), route.abort()))
     page.set_default_timeout(30_000)
     try:
         yield page, ran
@@ -62,8 +64,9 @@ _WAYS = """(script) => {
   const p = made("p", {});
   tried("attribute", () => { p.setAttribute("onclick", "window.alive.push('attribute')"); p.click(); });
   tried("markup", () => { document.body.insertAdjacentHTML("beforeend", "<img src=x onerror=window.alive.push('markup')>"); });
-  tried("eval", () => eval("window.alive.push('eval')"));
-  tried("function", () => new Function("window.alive.push('function')")());
+  // Later, in the page's own turn: what the test runs by itself may do that anywhere.
+  setTimeout(() => tried("eval", () => eval("window.alive.push('eval')")));
+  setTimeout(() => tried("function", () => new Function("window.alive.push('function')")()));
   tried("timer", () => setTimeout("window.alive.push('timer')", 0));
   tried("frame", () => add("iframe", { srcdoc: "<script>parent.alive.push('frame')</" + "script>" }));
   tried("foreign frame", () => add("iframe", { src: "https://evil.example/" }));
@@ -106,7 +109,6 @@ def test_the_attack_is_not_blind(browser: Browser, served: Served, script: str) 
     """Without a policy the same ways do run and do call out."""
     with attacked(browser, served) as (page, ran):
         page.route(f"{served.url}/unprotected", lambda route: route.fulfill(content_type="text/html", body="<body>Nothing.</body>"))
-        page.route("https://evil.example/**", lambda route: route.abort())
         page.goto("/unprotected")
         ways = _WAYS.replace("form.submit();", "")  # it would leave the page
         page.evaluate(ways, script)
