@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ingest.formats import media_types
-from rag.db import as_sqlite, connect
+from rag.db import as_sqlite, connect, translated
 from rag.errors import InvalidInput
 from rag.filters import Filters
 from rag.records import Chunk, Document, Failure, Status
@@ -246,9 +246,10 @@ class Ledger:
         except queue.Empty:
             connection = self._connect()
         try:
-            with as_sqlite:
-                # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
-                return connection.execute(sql, values).fetchall()
+            # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
+            return connection.execute(sql, values).fetchall()
+        except Exception as error:
+            raise translated(error) from error.__cause__
         finally:
             self._idle.put(connection)
 

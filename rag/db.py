@@ -57,18 +57,24 @@ def connect(path: Path | None, seal: Seal | None = None, timeout: float = _BUSY_
 
 
 class _AsSqlite:
-    """Raises an error of SQLCipher's module as the one of that name in `sqlite3`, which every caller knows; costs nothing else."""
-
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and type(error).__module__.startswith("sqlcipher3"):
-            raise getattr(sqlite3, type(error).__name__, sqlite3.DatabaseError)(*error.args) from error
+        if error is not None and (known := translated(error)) is not error:
+            raise known from error
 
 
 as_sqlite = _AsSqlite()
-"""`with as_sqlite:` around what is done with a connection of `connect`."""
+"""`with as_sqlite:` around what is done with a connection of `connect`: errors come `translated`. It takes 0.3 us, which a read does not
+need to spend: there, `except` does the same."""
+
+
+def translated(error: BaseException) -> BaseException:
+    """An error of SQLCipher's module as the one of that name in `sqlite3`, which every caller knows; any other one as it is."""
+    if not type(error).__module__.startswith("sqlcipher3"):
+        return error
+    return getattr(sqlite3, type(error).__name__, sqlite3.DatabaseError)(*error.args)
 
 
 class Database:
@@ -137,9 +143,10 @@ class Database:
         except queue.Empty:
             connection = self._connect()
         try:
-            with as_sqlite:
-                # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
-                return connection.execute(sql, args).fetchall()
+            # fetchall ends the read at once: an open one would keep the write-ahead log from being emptied.
+            return connection.execute(sql, args).fetchall()
+        except Exception as error:
+            raise translated(error) from error.__cause__
         finally:
             self._idle.put(connection)
 
