@@ -1,10 +1,11 @@
 """100,000 chunks in one go: whether the last tenth goes in as fast as the first, and what a chunk costs in memory and on the disk.
 
     scale        vectors of a stand-in (`vectors.py`): what we do ourselves, without the embedder. Minutes.
-    scale-real   the same with the real embedder. Half an hour or more, so it runs only when it is named (--only scale-real).
+    scale-real   half as many with the real embedder, which makes some 40 a second on two cores: a tenth takes two minutes, all of it about
+                 half an hour of a quiet machine. So it runs only when it is named: `readingroom bench --only scale-real`.
 
-Real files of ../shared/data/scale in a mixed order, so that each tenth has the same kinds; those of more than 64 KB are left out, since a
-sync takes them last, and the last tenth would be of them alone. The ingest runs in a process of its own,
+Real files of ../shared/data/scale in a mixed order, so that each tenth has the same kinds and sizes; those of more than 64 KB are left out,
+since a sync takes them last, and the last tenth would be of them alone. The ingest runs in a process of its own,
 which makes its memory its own; a server is then started on what it made, and its memory compared with that of one on an empty folder.
 """
 
@@ -18,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,15 +44,16 @@ _ARCHIVES = (*corpus.ARCHIVES, "tldr")
 _CHARACTERS_A_CHUNK = 310  # seen in these archives in this order: short sections, tables and code
 _LONG = 64 << 10  # bytes, as in `ingest/pipeline.py`
 _FLAT = 0.10
+_ENOUGH = 40_000  # chunks: a tenth of fewer is too few batches to judge by
 _LONGEST_S = 3 * 3600
 
 
 def measure(*, quick: bool, real: bool = False) -> Part:
-    """100,000 chunks (quick: 3,000) and 300 searches (quick: 50)."""
+    """100,000 chunks, or 50,000 with the real embedder (quick: 3,000), and 300 searches (quick: 50)."""
     part = "scale-real" if real else "scale"
     if not Path("/proc/self/status").is_file():
         raise Skipped("needs /proc for the memory")
-    wanted, asked = (3000, 50) if quick else (100_000, 300)
+    wanted, asked = (3000, 50) if quick else (50_000 if real else 100_000, 300)
     questions = random.Random(5).sample(corpus.questions(), asked)
     with tempfile.TemporaryDirectory(prefix="readingroom-bench-") as name:
         folder = Path(name)
@@ -101,6 +103,7 @@ def _part(made: dict[str, Any], around: dict[str, Any], ms: list[float]) -> Part
         "chunks_per_s": round(chunks / made["wall_s"], 1),
         "tenths_chunks_per_s": [round(rate, 1) for rate in rates],
         "tenths_chunks_per_cpu_s": [round(rate, 1) for rate in by_cpu],
+        "tenths_stages_s": _stages_by_tenth(marks),
         "before_the_first_chunk_s": round(made["wall_s"] - (marks[-1].clock - marks[0].clock), 2),
         "wall_s": round(made["wall_s"], 1),
         "stages_s": {stage: round(value, 1) for stage, value in made["stages"].items()},
@@ -120,7 +123,7 @@ def _part(made: dict[str, Any], around: dict[str, Any], ms: list[float]) -> Part
         plain(f"ingest, {chunks:,} chunks", figures["chunks_per_s"], "chunks/s", digits=0),
         plain("slowest tenth / median", min(rates) / middle),
         plain("fastest tenth / median", max(rates) / middle),
-        flat if chunks >= 50_000 else plain(flat.what, 100 * worst, "%", digits=1),  # a tenth of few is one batch
+        flat if chunks >= _ENOUGH else plain(flat.what, 100 * worst, "%", digits=1),
         plain("resident of the server a chunk", figures["server_bytes_a_chunk"], "bytes", digits=0),
         plain("resident of the ingest a chunk, first to last tenth", figures["ingest_bytes_a_chunk"], "bytes", digits=0),
         plain("disk a chunk", figures["disk_bytes_a_chunk"], "bytes", digits=0),
@@ -142,19 +145,22 @@ def _listed(rates: list[float]) -> str:
 
 
 def _write(domain: Path, wanted: int) -> int:
-    """Write files enough for so many chunks, in a mixed order; returns how many files. The same ones each time."""
+    """Write files enough for so many chunks; returns how many files. The same ones each time.
+
+    In folders of a hundred, since nobody has 17,000 files in one, and each folder has long and short ones as all of them have: the order in
+    which a file system lists folders is its own, and any tenth of them must be as much work as another.
+    """
     texts = [text for name in _ARCHIVES for text in corpus.archive(name) if len(text.encode()) <= _LONG]
     random.Random(3).shuffle(texts)
-    size = files = 0
-    for files, text in enumerate(texts, 1):
-        # Folders of a hundred: nobody has 17,000 files in one.
-        path = domain / f"shelf-{files // 100:03}" / f"page-{files:05}.md"
+    ends = itertools.accumulate(map(len, texts))
+    texts = texts[: sum(1 for end in ends if end < wanted * _CHARACTERS_A_CHUNK) + 1]
+    texts.sort(key=len)
+    folders = -(-len(texts) // 100)
+    for n, text in enumerate(texts):
+        path = domain / f"shelf-{n % folders:03}" / f"page-{n:05}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        size += len(text)
-        if size >= wanted * _CHARACTERS_A_CHUNK:
-            break
-    return files
+    return len(texts)
 
 
 def _made(folder: Path, wanted: int, real: bool) -> dict[str, Any]:
@@ -166,12 +172,14 @@ def _made(folder: Path, wanted: int, real: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """How far the ingest was when it asked for vectors: seconds, CPU seconds of the process, its resident memory, chunks so far."""
+    """How far the ingest was when it asked for vectors: seconds, CPU seconds of the process, its resident memory, chunks so far, and
+    seconds by stage as the pipeline counts them."""
 
     clock: float
     cpu: float
     resident_mb: float
     count: int
+    stages: Mapping[str, float]
 
 
 class _Marking:
@@ -183,6 +191,8 @@ class _Marking:
         self.count_tokens, self.token_spans = embeds.count_tokens, embeds.token_spans
         self._count = 0
         self.marks: list[_Mark] = []
+        self.stages: Mapping[str, float] = {}
+        """The pipeline's own clock, as soon as there is one."""
 
     def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """As the embedder does."""
@@ -194,7 +204,7 @@ class _Marking:
 
     def mark(self) -> None:
         """Note how far it is."""
-        self.marks.append(_Mark(time.perf_counter(), time.process_time(), resident(os.getpid()), self._count))
+        self.marks.append(_Mark(time.perf_counter(), time.process_time(), resident(os.getpid()), self._count, dict(self.stages)))
 
 
 def rates_by_tenth(marks: Sequence[tuple[float, int]]) -> list[float]:
@@ -205,6 +215,15 @@ def rates_by_tenth(marks: Sequence[tuple[float, int]]) -> list[float]:
     return [float((edges[n + 1] - edges[n]) / (times[n + 1] - times[n])) for n in range(10)]
 
 
+def _stages_by_tenth(marks: Sequence[_Mark]) -> dict[str, list[float]]:
+    """Seconds of each tenth of the chunks by stage, interpolated between two marks."""
+    counts = [mark.count for mark in marks]
+    edges = [counts[0] + (counts[-1] - counts[0]) * n / 10 for n in range(11)]
+    stages = sorted({stage for mark in marks for stage in mark.stages})
+    spent = {stage: np.interp(edges, counts, [mark.stages.get(stage, 0.0) for mark in marks]) for stage in stages}
+    return {stage: [round(float(seconds), 2) for seconds in np.diff(times)] for stage, times in spent.items()}
+
+
 def _ingest(folder: Path, wanted: int, real: bool) -> dict[str, Any]:
     embedder = Embedder(Embed())
     embeds: Embeds = embedder
@@ -213,6 +232,7 @@ def _ingest(folder: Path, wanted: int, real: bool) -> dict[str, Any]:
         embeds = StandIn(embedder, embedder.embed_passages([piece[:800] for piece in pieces]), keep=False)
     marking = _Marking(embeds, wanted)
     with Index(folder, embedder, marking) as index:
+        marking.stages = index.pipeline.seconds
         index.sandbox.warm()
         started = time.perf_counter()
         report = index.pipeline.sync(None)
@@ -225,7 +245,7 @@ def _ingest(folder: Path, wanted: int, real: bool) -> dict[str, Any]:
         index.store.optimize()
         optimize_s = time.perf_counter() - started
         chunks, stages = index.ledger.chunk_count(), dict(index.pipeline.seconds)
-    marks = [(mark.clock, mark.cpu, mark.resident_mb, mark.count) for mark in marking.marks]
+    marks = [astuple(mark) for mark in marking.marks]
     return {"chunks": chunks, "marks": marks, "wall_s": wall_s, "optimize_s": optimize_s, "stages": stages, "peak_mb": peak_mb}
 
 

@@ -57,17 +57,25 @@ class _Span:
 
 
 def chunk(
-    document_id: str, parsed: Parsed, count_tokens: CountTokens, token_spans: TokenSpans, *, chunk_tokens: int, max_tokens: int
+    document_id: str,
+    parsed: Parsed,
+    count_tokens: CountTokens,
+    token_spans: TokenSpans,
+    *,
+    chunk_tokens: int,
+    max_tokens: int,
+    origin: str = "",
 ) -> Chunked:
     """Cut a document. Counts are without special tokens, of which `max_tokens` (the model's limit) has room for two.
 
-    A chunk's text has at most `chunk_tokens` tokens, and its embed text fits the model: the heading path gives way.
+    A chunk's text has at most `chunk_tokens` tokens, and its embed text fits the model: the heading path gives way. Its id is made of
+    `origin`, which of a document that was never renamed is its own id.
     """
     text = parsed.text
     budget = max(16, min(chunk_tokens, max_tokens - 2))
     blocks = list(_bounded(text, parsed.blocks))
     spans = _pack(text, blocks, _counts(text, blocks, count_tokens), budget, token_spans)
-    return _name(document_id, text, spans, count_tokens, max_tokens - 2)
+    return _name(document_id, origin or document_id, text, spans, count_tokens, max_tokens - 2)
 
 
 def _bounded(text: str, blocks: Iterable[Block]) -> Iterator[Block]:
@@ -208,21 +216,18 @@ def _cut(
     return pieces
 
 
-def _name(document_id: str, text: str, spans: Sequence[_Span], count_tokens: CountTokens, room: int) -> Chunked:
+def _name(document_id: str, origin: str, text: str, spans: Sequence[_Span], count_tokens: CountTokens, room: int) -> Chunked:
     """Give each span its id, heading path and embed text."""
     labels = sorted({label for span in spans for label in span.heading})
     sizes = dict(zip(labels, count_tokens(labels), strict=True)) if labels else {}
-    seen: dict[str, int] = {}
+    named = _Names(origin)
     chunks, embed_texts = [], []
     for ordinal, span in enumerate(spans):
         body = text[span.start : span.end]
-        digest = _sha256(body)
-        occurrence = seen.get(digest, 0)
-        seen[digest] = occurrence + 1
         embed_text = _embed_text(body, span.heading, sizes, room - span.tokens)
         chunks.append(
             Chunk(
-                id=records.chunk_id(document_id, digest, occurrence),
+                id=named(body),
                 document_id=document_id,
                 ordinal=ordinal,
                 heading=span.heading,
@@ -237,18 +242,33 @@ def _name(document_id: str, text: str, spans: Sequence[_Span], count_tokens: Cou
     return Chunked(chunks, embed_texts)
 
 
-def adopt(document_id: str, text: str, known: Sequence[Known]) -> list[Chunk]:
-    """The chunks of a document with the same text under another id: a file that was renamed, moved or copied."""
-    seen: dict[str, int] = {}
+class _Names:
+    """The ids of one document's chunks, by their texts in order."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._seen: dict[str, int] = {}
+
+    def __call__(self, text: str) -> str:
+        digest = _sha256(text)
+        occurrence = self._seen[digest] = self._seen.get(digest, -1) + 1
+        return records.chunk_id(self._origin, digest, occurrence)
+
+
+def adopt(document_id: str, origin: str, text: str, known: Sequence[Known]) -> list[Chunk]:
+    """The chunks of a document with the same text as another one: a file that was copied."""
+    named = _Names(origin)
     chunks = []
     for k in known:
         body = text[k.start : k.end]
-        digest = _sha256(body)
-        occurrence = seen.get(digest, 0)
-        seen[digest] = occurrence + 1
-        id = records.chunk_id(document_id, digest, occurrence)
-        chunks.append(Chunk(id, document_id, k.ordinal, k.heading, k.page, k.start, k.end, body, k.embed_hash))
+        chunks.append(Chunk(named(body), document_id, k.ordinal, k.heading, k.page, k.start, k.end, body, k.embed_hash))
     return chunks
+
+
+def rename(chunks: Sequence[Chunk], origin: str) -> list[Chunk]:
+    """The chunks with ids made of another origin."""
+    named = _Names(origin)
+    return [replace(chunk, id=named(chunk.text)) for chunk in chunks]
 
 
 def _embed_text(body: str, heading: tuple[str, ...], sizes: dict[str, int], room: int) -> str:

@@ -3,6 +3,10 @@
 The ledger and the store (`rag/store.py`) together are the index; `ingest/pipeline.py` keeps both equal to the folder
 and is the only caller of the methods that write. The server reads: `document`, `documents`, `text`, `counts`.
 A row is `clean` when the store holds exactly its chunks; a crash in between leaves it unclean, and it is redone.
+
+A document has two ids. `id` is made of its path, and so is another one after a rename. `origin` is the id that it had when it was first
+indexed, and stays: its text and chunks are kept under it, and the chunks' own ids are made of it. So a rename changes one row. A document
+that takes a path whose id is another's origin by now gets an origin of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +93,14 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX documents_inode ON documents (inode);
     """,
+    """
+    ALTER TABLE documents RENAME COLUMN id TO origin;
+    ALTER TABLE documents ADD COLUMN id TEXT;
+    UPDATE documents SET id = origin;
+    CREATE UNIQUE INDEX documents_id ON documents (id);
+    ALTER TABLE texts RENAME COLUMN document_id TO origin;
+    ALTER TABLE chunks RENAME COLUMN document_id TO origin;
+    """,
 )
 
 _BUSY_MS = 30_000
@@ -158,11 +171,13 @@ class Row(NamedTuple):
     """How often in a row it failed for what may pass."""
     tried_at: float | None
     """When it last failed, in seconds since the epoch."""
+    origin: str
+    """What its chunks' ids are made of."""
 
 
 _ROW = (
     "id, domain, path, title, own_title, media_type, status, chunks, error_code, error_message, sha256, "
-    "bytes, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting, container, attempts, tried_at"
+    "bytes, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting, container, attempts, tried_at, origin"
 )
 
 
@@ -364,7 +379,7 @@ class Ledger:
 
     def text(self, id: str) -> str | None:
         """The text that offsets refer to; None for a document that is unknown or has none yet."""
-        rows = self._read("SELECT text FROM texts JOIN documents ON id = document_id WHERE id = ? AND NOT deleting", (id,))
+        rows = self._read("SELECT text FROM texts JOIN documents USING (origin) WHERE documents.id = ? AND NOT deleting", (id,))
         return rows[0][0] if rows else None
 
     def matching(self, filters: Filters, domain: str | None = None) -> list[str]:
@@ -408,7 +423,9 @@ class Ledger:
     def chunks(self, document_id: str) -> list[Known]:
         """The chunks of a document in order, without their text."""
         rows = self._read(
-            'SELECT id, ordinal, heading, page, start, "end", embed_hash FROM chunks WHERE document_id = ? ORDER BY ordinal', (document_id,)
+            'SELECT chunks.id, ordinal, heading, page, start, "end", embed_hash FROM chunks JOIN documents USING (origin) '
+            "WHERE documents.id = ? ORDER BY ordinal",
+            (document_id,),
         )
         return [Known(id, ordinal, tuple(json.loads(heading)), *rest) for id, ordinal, heading, *rest in rows]
 
@@ -450,13 +467,18 @@ class Ledger:
         marks = ",".join("?" * len(codes))
         return [_row(row) for row in self._read(f"SELECT {_ROW} FROM documents WHERE error_code IN ({marks})", tuple(codes))]
 
-    def twin(self, sha256: str, media_type: str, fingerprint: str) -> Row | None:
-        """An indexed document made from the same bytes in the same way."""
+    def origin(self, id: str) -> str:
+        """What the chunk ids of a document are made of; of one that is not there yet, what they will be."""
+        found = self._read("SELECT origin FROM documents WHERE id = ?", (id,))
+        return found[0][0] if found else _free_origin(id, self._read)
+
+    def twin(self, sha256: str, media_type: str, fingerprint: str, inode: int = 0) -> Row | None:
+        """An indexed document made from the same bytes in the same way; of several, one that was made from the file of that inode."""
         found = self._read(
             f"SELECT {_ROW} FROM documents "
             "WHERE sha256 = ? AND media_type = ? AND fingerprint = ? AND clean AND status != 'failed' "
-            "ORDER BY container IS NOT NULL LIMIT 1",
-            (sha256, media_type, fingerprint),
+            "ORDER BY container IS NOT NULL, inode != ? LIMIT 1",
+            (sha256, media_type, fingerprint, inode),
         )
         return _row(found[0]) if found else None
 
@@ -467,7 +489,7 @@ class Ledger:
         for i in range(0, len(wanted), 500):
             part = wanted[i : i + 500]
             rows = self._read(
-                "SELECT embed_hash, chunks.id FROM chunks JOIN documents ON documents.id = document_id "
+                "SELECT embed_hash, chunks.id FROM chunks JOIN documents USING (origin) "
                 f"WHERE embed_hash IN ({','.join('?' * len(part))}) AND clean AND instr(fingerprint, ?)",
                 (*part, embedder),
             )
@@ -501,13 +523,14 @@ class Ledger:
 
     def queue(self, documents: Iterable[tuple[Document, Stamp]]) -> None:
         """Note that files wait. Of a document that is there already only the status changes: it stays findable."""
+        no_error = "error_code = NULL, error_message = NULL, error_remedy = NULL"
+        again = f"UPDATE documents SET status = 'queued', deleting = 0, {no_error} WHERE id = ?"
+        new = f"INSERT INTO documents ({_FIELDS}, mtime_ns, ctime_ns, inode, origin) VALUES ({', '.join('?' * 18)})"
         with self.write() as db:
-            db.executemany(
-                f"INSERT INTO documents ({_FIELDS}, mtime_ns, ctime_ns, inode) VALUES ({', '.join('?' * 17)}) "
-                "ON CONFLICT (id) DO UPDATE SET status = 'queued', deleting = 0, "
-                "error_code = NULL, error_message = NULL, error_remedy = NULL",
-                [(*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode) for document, stamp in documents],
-            )
+            for document, stamp in documents:
+                if not db.execute(again, (document.id,)).rowcount:
+                    origin = _free_origin(document.id, db.execute)
+                    db.execute(new, (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, origin))
 
     def mark(self, ids: Iterable[str], status: Status, *, unclean: bool = False) -> None:
         """Set the status; `unclean` before the store is written."""
@@ -530,23 +553,34 @@ class Ledger:
         """Write a finished document, indexed or failed, with its text and chunks, in place of what was there."""
         with self.write() as db:
             own = (own_title, sha256, fingerprint, 1, 0, attempts, time.time() if document.error else None)
-            assigned = ", ".join(f"{name.strip()} = excluded.{name.strip()}" for name in f"{_FIELDS}, {_OWN}".split(",")[1:])
-            db.execute(
-                f"INSERT INTO documents ({_FIELDS}, {_OWN}) VALUES ({', '.join('?' * 24)}) ON CONFLICT (id) DO UPDATE SET {assigned}",
-                (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, *own),
-            )
-            db.execute("DELETE FROM chunks WHERE document_id = ?", (document.id,))
-            if text is None:
-                db.execute("DELETE FROM texts WHERE document_id = ?", (document.id,))
+            values = (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, *own)
+            found = db.execute("SELECT origin FROM documents WHERE id = ?", (document.id,)).fetchone()
+            if found:
+                (origin,) = found
+                db.execute(f"UPDATE documents SET {_assigned(f'{_FIELDS}, {_OWN}')} WHERE id = ?", (*values, document.id))
             else:
-                db.execute("INSERT INTO texts VALUES (?, ?) ON CONFLICT DO UPDATE SET text = excluded.text", (document.id, text))
+                origin = _free_origin(document.id, db.execute)
+                db.execute(f"INSERT INTO documents ({_FIELDS}, {_OWN}, origin) VALUES ({', '.join('?' * 25)})", (*values, origin))
+            db.execute("DELETE FROM chunks WHERE origin = ?", (origin,))
+            if text is None:
+                db.execute("DELETE FROM texts WHERE origin = ?", (origin,))
+            else:
+                db.execute("INSERT INTO texts VALUES (?, ?) ON CONFLICT DO UPDATE SET text = excluded.text", (origin, text))
             db.executemany(
-                'INSERT INTO chunks (document_id, ordinal, id, heading, page, start, "end", embed_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+                'INSERT INTO chunks (origin, ordinal, id, heading, page, start, "end", embed_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
                 [
-                    (c.document_id, c.ordinal, c.id, json.dumps(c.heading, ensure_ascii=False), c.page, c.start, c.end, c.embed_hash)
+                    (origin, c.ordinal, c.id, json.dumps(c.heading, ensure_ascii=False), c.page, c.start, c.end, c.embed_hash)
                     for c in chunks
                 ],
             )
+
+    def rename(self, former: str, document: Document, stamp: Stamp, fingerprint: str) -> None:
+        """The indexed document of the id `former` is `document` from now on, in place of what had that id: its text and chunks stay."""
+        assigned = f"{_assigned(_FIELDS)}, mtime_ns = ?, ctime_ns = ?, inode = ?, fingerprint = ?, clean = 1"
+        with self.write() as db:
+            db.execute("DELETE FROM documents WHERE id = ?", (document.id,))
+            values = (*_values(document), stamp.mtime_ns, stamp.ctime_ns, stamp.inode, fingerprint)
+            db.execute(f"UPDATE documents SET {assigned} WHERE id = ?", (*values, former))
 
     def restamp(self, id: str, stamp: Stamp, status: Status) -> None:
         """The file was touched, not changed."""
@@ -585,6 +619,19 @@ class Ledger:
 _OWN = "mtime_ns, ctime_ns, inode, own_title, sha256, fingerprint, clean, deleting, attempts, tried_at"
 
 
+def _assigned(names: str) -> str:
+    return ", ".join(f"{name} = ?" for name in names.split(", "))
+
+
+def _free_origin(id: str, read: Callable[[str, tuple[str]], Iterable[Any]]) -> str:
+    """An origin that no document has: the id itself unless one that was renamed took it along. `read` runs a query."""
+    origin, tried = id, 0
+    while any(True for _ in read("SELECT 1 FROM documents WHERE origin = ?", (origin,))):
+        tried += 1
+        origin = str(uuid.uuid5(uuid.UUID(id), str(tried)))
+    return origin
+
+
 def _values(d: Document) -> tuple[Any, ...]:
     error = (d.error.code, d.error.message, d.error.remedy) if d.error else (None, None, None)
     return (d.id, d.domain, d.path, d.title, d.media_type, d.bytes, d.status, d.chunks, *error, d.modified_at, d.indexed_at, d.container)
@@ -597,9 +644,9 @@ def _document(row: tuple[Any, ...]) -> Document:
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    *head, size, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting, container, attempts, tried_at = row
+    *head, size, mtime_ns, ctime_ns, inode, fingerprint, clean, deleting, container, attempts, tried_at, origin = row
     stamp = Stamp(size, mtime_ns, ctime_ns, inode)
-    return Row(*head, stamp, fingerprint, bool(clean), bool(deleting), container, attempts, tried_at)
+    return Row(*head, stamp, fingerprint, bool(clean), bool(deleting), container, attempts, tried_at, origin)
 
 
 def _where(domain: str | None, within: Collection[str] | None) -> tuple[list[str], list[Any]]:

@@ -1,13 +1,14 @@
 """The whole path of a file: look, read, embed, store, ledger. `sync` makes the index equal to the folder.
 
-Reads top to bottom: `sync` finds what differs; `ingest/reading.py` turns one file into chunks, on a thread that runs ahead;
-`_finish` embeds and stores a batch of documents, on the caller's thread; `_forget` removes what is gone. Idempotent:
+Reads top to bottom: `sync` finds what differs (`ingest/differences.py`); `ingest/reading.py` turns one file into chunks, on a thread
+that runs ahead; `_finish` embeds and stores a batch of documents, on the caller's thread; `_forget` removes what is gone. Idempotent:
 whatever was half done is done again. Not here: when to sync (`ingest/ingester.py`) and what the folder says
 (`ingest/folder.py`).
 
 Crash order: the ledger marks a document unclean, then the store is written, then the ledger commits it with its
 text and chunks. Whatever a crash leaves is unclean or unknown to the ledger, and the next full `sync` redoes or removes it.
-A file that holds others (a mail, an archive) is committed after all of them, so it stands for them.
+A file that holds others (a mail, an archive) is committed after all of them, so it stands for them. Renames keep to an order of their
+own: `ingest/renames.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from ingest.folder import Folder, Seen
+from ingest import chunk as chunking
+from ingest import renames
+from ingest.differences import RETRIES, Differences
+from ingest.folder import Folder
 from ingest.formats import UNKNOWN_MEDIA_TYPE, format_of
 from ingest.ledger import Ledger, Row
-from ingest.reading import TRIES, Embeds, Item, Reader, Recipe, Work, item_id
+from ingest.reading import TRIES, Embeds, Item, Reader, Recipe, Work
+from ingest.renames import Renames
 from ingest.sandbox import Interrupted, Sandbox
-from rag.domains import FILE as DOMAIN_FILE
 from rag.domains import Domain, read_domains
 from rag.errors import Refused, UnknownDocument
 from rag.records import Chunk, Document, Failure
@@ -42,34 +46,21 @@ log = logging.getLogger(__name__)
 
 # Chunks embedded at a time: one batch of the model and at most a second's work of 2 cores; then somebody who waits is served.
 _SLICE = 32
-# Bytes of a file that others need not wait for: 64 KB of text are about 150 passages, some seconds of embedding.
-_LONG = 64 << 10
 # Of a batch that takes longer, a document of hundreds of pages, the vectors are kept every so many chunks (about 20 s).
 _STASH = 16 * _SLICE
-# What may pass without the file changing, and after how many seconds it is tried again: a lock, a package being installed;
-# a machine that was short of time or memory. After the last of them the file is left alone until its bytes change.
-RETRIES: dict[str, tuple[float, ...]] = {
-    "unreadable": (30.0, 120.0, 600.0, 3600.0, 14400.0),
-    "missing_package": (30.0, 120.0, 600.0, 3600.0, 14400.0),
-    "timed_out": (300.0, 3600.0),
-    "out_of_memory": (300.0, 3600.0),
-}
 # Progress of one document is told this often, in seconds: an eye sees no more.
 _TELL_S = 0.25
 
 
-class Stores(Protocol):
+class Stores(renames.Stores, Protocol):
     """What is needed of `rag.store.EdgeStore`."""
 
     def upsert_many(self, items: Iterable[tuple[Document, Sequence[Chunk], NDArray[np.float32]]]) -> None: ...
     def vectors(self, chunk_ids: Sequence[str]) -> dict[str, NDArray[np.float32]]: ...
-    def chunk_ids(self, document_id: str) -> set[str]: ...
-    def delete_chunks(self, chunk_ids: Collection[str]) -> None: ...
     def delete_documents(self, document_ids: Collection[str]) -> int: ...
-    def count(self, domain: str | None = None, document_id: str | None = None) -> int: ...
     def documents(self) -> dict[str, int]: ...
     def check_space(self) -> None: ...
-    def reword(self, domain: str, languages: Sequence[str]) -> int: ...
+    def reword(self, domain: str, languages: Sequence[str] | None) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +138,8 @@ class Pipeline:
         """Called when something that documents said is no longer in the index: who has copies must let them go, and may say how many."""
         self._recipe = Recipe(settings.ingest, embedder)
         self.counters: Counter[str] = Counter()
-        """files_indexed, files_failed, files_removed, files_unchanged, chunks_embedded, chunks_reused, chunks_kept."""
+        """files_indexed, files_renamed (indexed without being read), files_failed, files_removed, files_unchanged, chunks_embedded,
+        chunks_reused, chunks_kept."""
         self.seconds: Counter[str] = Counter()
         """Seconds spent by stage: look, read (hash, parse, chunk; beside the others), wait, embed, store, ledger."""
         self.waiting = 0
@@ -158,13 +150,14 @@ class Pipeline:
         """File -> the id of the request that somebody waits for it with: see `rag/trace.py`. Filled by `ingest/ingester.py`."""
         self._told: dict[str, float] = {}
         self._under_way: set[str] = set()
-        self._tried: set[str] = set()
-        """Documents that failed in this process for what may pass."""
         self._depth = 0
         self._pauses = 0
         self._spare: dict[str, NDArray[np.float32]] = {}
-        self._domains: dict[str, Domain] = {}
-        self._reader = Reader(settings.ingest, self._recipe, ledger, embedder, sandbox, self._show, self._in_doubt, self.seconds)
+        self._differences = differences = Differences(settings.corpora, ledger, store, self._recipe)
+        self._reader = Reader(
+            settings.ingest, self._recipe, ledger, embedder, sandbox, self._show, differences.in_doubt, differences.is_gone, self.seconds
+        )
+        self._renames = Renames(ledger, store, differences, self._reader, self._recipe)
 
     def sync(self, changes: Collection[Path] | None = None) -> Report:
         """Bring the index up to date: with the whole folder, or with the paths that changed (files or folders).
@@ -183,11 +176,10 @@ class Pipeline:
             with self._timed("look"):
                 if self._depth == 1:  # in between, what was read without a new program would be committed as if read with it
                     self._recipe.look()
-                self._domains = read_domains(corpora)
-                folder = Folder(corpora, self._domains)
-            self._reword()
-            with self._timed("look"):
-                items, gone = self._compare(folder, changes, report)
+                self._differences.domains = domains = read_domains(corpora)
+                folder = Folder(corpora, domains)
+            self._reword(domains.values())
+            items, gone = self._compare(folder, changes, report)
             # Additions before deletions: a renamed file finds its old self in the index.
             again = self._process(folder, items, report)
             for _ in range(TRIES - 1):
@@ -196,6 +188,7 @@ class Pipeline:
                 again = self._process(folder, again, report)
             report.changing = [Path(item.seen.file) for item in again]
             self._forget(folder, gone, report)
+            self._reword(domains.values())  # what was renamed
         finally:
             self._depth -= 1
         return report
@@ -206,9 +199,7 @@ class Pipeline:
 
     def due(self) -> set[Path]:
         """Files to be tried again now, because what they failed for may have passed."""
-        now = time.time()
-        rows = self._ledger.failed(RETRIES)
-        return {self._settings.corpora / (row.container or row.path) for row in rows if self._is_due(row, now)}
+        return self._differences.due()
 
     def remove(self, id: str) -> Receipt:
         """Delete a document's file and everything made from it. Raises `UnknownDocument`, `Refused`."""
@@ -242,7 +233,7 @@ class Pipeline:
                 files.add(self._settings.corpora / (row.container or row.path))
                 waiting.append((replace(document, status="queued", error=None), row.stamp))
         if waiting:
-            # No longer `failed`, the row is in doubt, whatever its bytes: see `_in_doubt`. A crash does not change that.
+            # No longer `failed`, the row is in doubt, whatever its bytes: see `Differences.in_doubt`. A crash does not change that.
             self._ledger.queue(waiting)
         for document, _ in waiting:
             self._on_progress(document)
@@ -276,87 +267,29 @@ class Pipeline:
     # What differs
 
     def _compare(self, folder: Folder, changes: Collection[Path] | None, report: Report) -> tuple[list[Item], list[Row]]:
-        """The files to read and the documents whose file is gone."""
-        if changes is None:
-            scopes: list[str] = [""]
-        else:
-            named = {relative for path in changes if (relative := folder.relative(path)) is not None}
-            # domain.toml says what is ignored, so it concerns its whole folder.
-            named = {n.removesuffix(f"/{DOMAIN_FILE}") if n.count("/") == 1 and n.endswith(f"/{DOMAIN_FILE}") else n for n in named}
-            scopes = [""] if "" in named else sorted(named)
-        seen: dict[str, Seen] = {}
-        rows: dict[str, Row] = {}
-        for scope in scopes:
-            seen.update((found.path, found) for found in folder.look(scope))
-            rows.update(self._ledger.rows(scope or None))
-        if changes is not None:
-            # A file may have other names, by links: the system tells only of the one that was written to.
-            inodes = {row.stamp.inode for row in rows.values()} | {found.stamp.inode for found in seen.values()}
-            for path in self._ledger.paths_of(inodes) - rows.keys():
-                seen.update((found.path, found) for found in folder.look(path))
-                rows.update(self._ledger.rows(path))
-        stored = {id: count for id, count in self._store.documents().items() if count} if changes is None else None
-        if stored is not None and (strangers := stored.keys() - {row.id for row in rows.values()}):
-            # What the ledger does not know is what a lost ledger or a crash left behind.
-            self._store.delete_documents(strangers)
-        named_files = set(scopes)
-        # A member is read with the file that it lies in, so that is what its state puts in doubt.
-        doubtful = {row.container for row in rows.values() if row.container and self._in_doubt(row, stored)}
-        items = []
-        for path, found in seen.items():
-            row = rows.get(path)
-            doubt = row is None or path in doubtful or row.container is not None or self._in_doubt(row, stored)
-            if not doubt and row is not None and row.stamp == found.stamp and path not in named_files:
-                report.unchanged += 1
-                continue
-            # The ledger's own doubts, a new file and a new size are certain; new times may be a mere touch.
-            certain = (doubt and not self._is_retry(row, found)) or (row is not None and row.stamp.size != found.stamp.size)
-            items.append(Item(found, row.id if row else item_id(found), row, self._domain(found.domain), queued=certain))
-        gone = [row for path, row in rows.items() if path not in seen and row.container not in seen and not folder.is_unsure(path)]
-        # The long ones last: of a bulk most can be asked about soon, and not after the one book in it.
-        items.sort(key=lambda item: item.seen.stamp.size > _LONG)
-        queued = [(self._document(item, "queued"), item.seen.stamp) for item in items if item.queued]
+        """The files to read, shown as waiting, and the documents whose file is gone. What belongs to no document leaves the store."""
+        with self._timed("look"):
+            found = self._differences.compare(folder, changes)
+            report.unchanged += found.unchanged
+            if found.strangers:
+                self._store.delete_documents(found.strangers)
+        queued = [(self._document(item, "queued"), item.seen.stamp) for item in found.items if item.queued]
         if queued:
             with self._timed("ledger"):
                 self._ledger.queue(queued)
             for document, _ in queued:
                 self._on_progress(document)
-        return items, gone
+        return found.items, found.gone
 
-    def _in_doubt(self, row: Row, stored: dict[str, int] | None = None) -> bool:
-        """Whether the index is not known to hold what the row says: half done, by another recipe, lost by the store, or due for a retry."""
-        return (
-            not row.clean
-            or row.deleting
-            or row.status not in ("indexed", "failed")
-            or row.fingerprint != self._recipe.of(row.path, row.error_code, self._domain(row.domain))
-            or (stored is not None and stored.get(row.id, 0) != row.chunks)
-            or (row.error_code in RETRIES and self._is_due(row, time.time()))
-        )
-
-    def _is_due(self, row: Row, now: float) -> bool:
-        """Whether what failed is to be tried again: once by every new process, else as `RETRIES` says."""
-        if row.tried_at is None or row.id not in self._tried or row.tried_at > now:  # the clock was set back
-            return True
-        waits = RETRIES[row.error_code or ""]
-        return row.attempts <= len(waits) and now >= row.tried_at + waits[row.attempts - 1]
-
-    def _is_retry(self, row: Row | None, seen: Seen) -> bool:
-        """Whether only a failure that may have passed speaks for reading the file: no news unless something else comes of it."""
-        return row is not None and row.clean and row.status == "failed" and row.error_code in RETRIES and row.stamp == seen.stamp
-
-    def _domain(self, name: str) -> Domain:
-        return self._domains.get(name) or Domain(name)
-
-    def _reword(self) -> None:
-        """Make the words that passages are found by anew where `domain.toml` names other languages. One that is broken changes nothing."""
-        for domain in self._domains.values():
-            while domain.error is None and self._reworded(domain):
+    def _reword(self, domains: Iterable[Domain]) -> None:
+        """Make the words that passages are found by anew where `domain.toml` names other languages, and where a path has changed."""
+        for domain in domains:
+            while self._reworded(domain):
                 self.between()
 
     def _reworded(self, domain: Domain) -> int:
         with self._timed("store"):
-            return self._store.reword(domain.name, domain.languages)
+            return self._store.reword(domain.name, domain.languages if domain.error is None else None)
 
     # A batch of files
 
@@ -375,7 +308,7 @@ class Pipeline:
                         taken += work.item.container is None
                         batch.append(work)
                         size += len(work.chunks) + 1
-                    if batch and (work is None or size >= self._settings.ingest.batch_chunks):
+                    if batch and (work is None or size >= self._settings.ingest.batch_chunks) and not _within(batch[-1]):
                         again += self._finish(folder, batch, report)
                         self._settled(batch)
                         self.waiting -= _files(batch)
@@ -406,6 +339,7 @@ class Pipeline:
         again: list[Item] = []
         parsed: list[Work] = []
         failed: list[Work] = []
+        renamed: list[Work] = []
         for work in batch:
             item = work.item
             now = folder.find(item.file_path) if item.seen.nameable else item.seen
@@ -421,13 +355,19 @@ class Pipeline:
             elif work.outcome == "unchanged":
                 self._unchanged(work, report)
             else:
-                (failed if work.outcome == "failed" else parsed).append(work)
+                (failed if work.outcome == "failed" else renamed if work.former else parsed).append(work)
                 if work.members is not None:
                     report.removed += self._drop_members(item.seen.path, work.members)
         if failed:
             self._commit_failed(failed, report)
-        if parsed:
-            again += self._commit_parsed(folder, parsed, report)
+        # Copies before renames: one may be of a document whose path is taken by a renamed one. What has to be embedded comes last.
+        copies = [work for work in parsed if work.embed_texts is None]
+        if copies:
+            again += self._commit_parsed(folder, copies, report)
+        if renamed:
+            again += self._commit_renamed(folder, renamed, report)
+        if len(parsed) > len(copies):
+            again += self._commit_parsed(folder, [work for work in parsed if work.embed_texts is not None], report)
         return again
 
     def _drop_members(self, path: str, present: frozenset[str]) -> int:
@@ -463,12 +403,40 @@ class Pipeline:
             log.warning("%s: %s", work.item.seen.path, work.failure.message if work.failure else "failed", extra=self._asker(work))
             self._on_progress(self._document(work.item, "failed", work))
 
+    def _commit_renamed(self, folder: Folder, batch: list[Work], report: Report) -> list[Item]:
+        """Give documents another path, or make copies of those that cannot be renamed; returns files that are to be read again."""
+        found = self._renames.sort(batch)
+        if works := found.works:
+            documents = [replace(self._document(work.item, "indexed", work), chunks=work.former.chunks) for work in works if work.former]
+            with self._timed("ledger"):
+                self._renames.announce(works, [self._document(work.item, "queued") for work in works])
+            with self._timed("store"):
+                replaced = self._renames.store(works, documents)
+            if replaced:
+                self.forgetting()
+            with self._timed("ledger"):
+                self._renames.commit(works, documents)
+            for work, document in zip(works, documents, strict=True):
+                report.indexed += 1
+                report.removed += 1
+                self.counters["files_indexed"] += 1
+                self.counters["files_renamed"] += 1
+                self._on_progress(document)
+                if (former := work.former) is not None:
+                    log.debug("%s is renamed to %s", former.path, document.path, extra=self._asker(work))
+                    self._on_progress(Removed(former.id, former.domain, former.path))
+        copied = self._commit_parsed(folder, found.copies, report) if found.copies else []
+        return found.again + copied
+
     def _commit_parsed(self, folder: Folder, batch: list[Work], report: Report) -> list[Item]:
         # Which chunks the store has already, exactly as they are to be.
         write: dict[str, list[Chunk]] = {}
         stale: set[str] = set()
         for work in batch:
             item = work.item
+            if work.origin != (origin := self._ledger.origin(item.id)):
+                # A sync in between has indexed and renamed one of that path.
+                work.origin, work.chunks = origin, chunking.rename(work.chunks, origin)
             row = self._known(item)
             trusted = row is not None and row.clean and not self._lost(item, row)
             old = {known.id: known for known in self._ledger.chunks(item.id)} if trusted else {}
@@ -573,7 +541,7 @@ class Pipeline:
     def _commit(self, work: Work, document: Document) -> None:
         row, code = work.item.row, work.failure.code if work.failure else None
         if code in RETRIES:
-            self._tried.add(document.id)
+            self._differences.tried.add(document.id)
         before = row.attempts if row is not None and row.error_code == code and row.sha256 == work.sha256 else 0
         self._ledger.commit(
             document,
@@ -706,6 +674,11 @@ def _same(known: Any, chunk: Chunk) -> bool:
 def _stem(path: str) -> str:
     name = path.rpartition("/")[2]
     return name.rpartition(".")[0] or name
+
+
+def _within(work: Work) -> bool:
+    """Whether the file that a renamed member lies in is still to come: both are committed in one stroke."""
+    return work.former is not None and work.item.container is not None
 
 
 def _files(batch: Iterable[Work]) -> int:

@@ -101,8 +101,12 @@ class Work:
     own_title: str | None = None
     text: str = ""
     chunks: list[Chunk] = field(default_factory=list)
+    origin: str = ""
+    """What the chunks' ids are made of."""
     embed_texts: list[str] | None = None
-    """None for the chunks of a renamed or copied file, whose vectors are in the store."""
+    """None for the chunks of a copied file, whose vectors are in the store."""
+    former: Row | None = None
+    """Of a file that was renamed: the document that it was. Its text and chunks are taken over as they are, and are not here."""
     failure: Failure | None = None
     members: frozenset[str] | None = None
     """Ids of all that lie in the file; None if what lay in it stays: for a file that cannot hold others, and for members."""
@@ -168,7 +172,8 @@ class Recipe:
 
 
 class Reader:
-    """Reads files for one pipeline. `show(item, status, share)` tells people that a file is being parsed, and how far it is."""
+    """Reads files for one pipeline. `show(item, status, share)` tells people that a file is being parsed, and how far it is; `in_doubt`
+    says whether the index may lack what a row says, `is_gone` whether the file of a row is no longer there."""
 
     def __init__(
         self,
@@ -179,6 +184,7 @@ class Reader:
         sandbox: Sandbox,
         show: Callable[[Item, Literal["parsing"], float | None], None],
         in_doubt: Callable[[Row], bool],
+        is_gone: Callable[[Row], bool],
         seconds: Counter[str],
     ) -> None:
         self._settings = settings
@@ -188,6 +194,7 @@ class Reader:
         self._sandbox = sandbox
         self._show = show
         self._in_doubt = in_doubt
+        self._is_gone = is_gone
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ingest-reader", initializer=lower_priority)
 
@@ -317,16 +324,17 @@ class Reader:
         """An entry with its chunks."""
         if isinstance(entry.result, Failure):
             return _failed(item, stamp, entry.result, entry.sha256, entry.bytes)
+        origin = self._ledger.origin(item.id)
         try:
-            cut = self._cut(item, entry.result)
+            cut = self._cut(item, entry.result, origin)
         except Exception as error:  # ours to mend, but the other files must go on
             log.exception("%s cannot be cut into passages", item.seen.path)
             failure = Failure("internal", f"The file cannot be cut into passages: {error!r}.", "Report this with the log.")
             return _failed(item, stamp, failure, entry.sha256, entry.bytes)
         parsed = entry.result
-        return Work(item, "parsed", stamp, entry.bytes, entry.sha256, parsed.title, parsed.text, cut.chunks, cut.embed_texts)
+        return Work(item, "parsed", stamp, entry.bytes, entry.sha256, parsed.title, parsed.text, cut.chunks, origin, cut.embed_texts)
 
-    def _cut(self, item: Item, parsed: parsing.Parsed) -> chunking.Chunked:
+    def _cut(self, item: Item, parsed: parsing.Parsed, origin: str) -> chunking.Chunked:
         return chunking.chunk(
             item.id,
             parsed,
@@ -334,6 +342,7 @@ class Reader:
             self._embedder.token_spans,
             chunk_tokens=self._settings.chunk_tokens,
             max_tokens=self._embedder.max_tokens,
+            origin=origin,
         )
 
     def embed_texts(self, work: Work) -> list[str]:
@@ -344,7 +353,7 @@ class Reader:
         wanted = work.item.seen.path.removeprefix(work.item.file_path).removeprefix("/")
         for entry in list(self._entries(work.item.outermost)):
             if entry.path == wanted and isinstance(entry.result, parsing.Parsed) and entry.sha256 == work.sha256:
-                return self._cut(work.item, entry.result).embed_texts
+                return self._cut(work.item, entry.result, work.origin).embed_texts
         return []
 
     def _twins(self, item: Item, stamp: Stamp, sha256: str) -> list[Work] | None:
@@ -353,7 +362,7 @@ class Reader:
         form = format_of(name)
         if form is None:
             return None
-        twin = self._ledger.twin(sha256, form.media_type, self._recipe.of(name, None, item.domain))
+        twin = self._ledger.twin(sha256, form.media_type, self._recipe.of(name, None, item.domain), stamp.inode)
         if twin is None:
             return None
         inside: list[Row] = []
@@ -362,12 +371,13 @@ class Reader:
             if twin.container is not None or any("/" in pattern for pattern in item.domain.ignore):
                 return None
             inside = self._ledger.members(twin.path)
-            if any(self._in_doubt(row) for row in inside):
+            if any(self._in_doubt(row) or row.fingerprint != self._recipe.of(row.path, row.error_code, item.domain) for row in inside):
                 return None
+        renamed = twin.container is None and self._is_gone(twin)
         works = []
         for row in inside:
-            works.append(self._adopted(self._member(item, row.path[len(twin.path) + 1 :]), row, stamp))
-        whole = self._adopted(item, twin, stamp)
+            works.append(self._taken_over(self._member(item, row.path[len(twin.path) + 1 :]), row, stamp, renamed))
+        whole = self._taken_over(item, twin, stamp, renamed)
         if whole is None or None in works:
             return None
         # Between these looks the other thread may have committed newer ones, whose text is not this file's.
@@ -375,19 +385,28 @@ class Reader:
             return None
         if holds_members(name):
             whole.members = frozenset(work.item.id for work in works if work)
-        return [*(work for work in works if work), whole]
+        # What failed first: then nothing stands between the members that are renamed and the file, which are committed in one stroke.
+        return [*sorted((work for work in works if work), key=lambda work: work.former is not None), whole]
 
-    def _adopted(self, item: Item, twin: Row, stamp: Stamp) -> Work | None:
+    def _taken_over(self, item: Item, twin: Row, stamp: Stamp, renamed: bool) -> Work | None:
         if twin.status == "failed":
             document = self._ledger.document(twin.id)
             if document is None or document.error is None:
                 return None
             return _failed(item, stamp, document.error, twin.sha256, twin.stamp.size)
-        text = self._ledger.text(twin.id)
-        if text is None:
+        work = Work(item, "parsed", stamp, twin.stamp.size, twin.sha256, twin.own_title, former=twin)
+        return work if renamed else self.copied(work)
+
+    def copied(self, work: Work) -> Work | None:
+        """A renamed file as a copy of the document that it was, with text and chunks of its own; None if that is not there any more."""
+        twin = work.former
+        assert twin is not None
+        text, known = self._ledger.text(twin.id), self._ledger.chunks(twin.id)
+        if text is None or self._ledger.row(twin.id) != twin:
             return None
-        chunks = chunking.adopt(item.id, text, self._ledger.chunks(twin.id))
-        return Work(item, "parsed", stamp, twin.stamp.size, twin.sha256, twin.own_title, text, chunks)
+        origin = self._ledger.origin(work.item.id)
+        chunks = chunking.adopt(work.item.id, origin, text, known)
+        return replace(work, text=text, chunks=chunks, origin=origin, former=None)
 
 
 def item_id(seen: Seen) -> str:

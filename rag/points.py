@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 Payload = dict[str, Any]
 
+RENAMED = "renamed:"
+"""Stands in `words` of a passage whose document was renamed: its BM25 vector has the words of an older path, and is to be made anew."""
+
 
 def payload_of(document: Document, chunk: Chunk) -> Payload:
     """What is kept of a chunk beside its vectors."""
     return {
-        "document_id": document.id,
-        "domain": document.domain,
-        "path": document.path,
-        "title": document.title,
+        **_name(document),
         "heading": list(chunk.heading),
         "page": chunk.page,
         "start": chunk.start,
@@ -34,11 +34,26 @@ def payload_of(document: Document, chunk: Chunk) -> Payload:
     }
 
 
-def written(id: str, payload: Mapping[str, Any], languages: Sequence[str], seal: Seal | None) -> tuple[Any, Payload]:
-    """The BM25 vector (`qdrant_edge.SparseVector`) of a payload's text, and the payload as it is stored: it says what made the vector."""
+def _name(document: Document) -> Payload:
+    return {"document_id": document.id, "domain": document.domain, "path": document.path, "title": document.title}
+
+
+def renamed(document: Document) -> Payload:
+    """What changes in the payload of each passage when its document becomes this one; of a sealed one, in what it says."""
+    return {**_name(document), "words": RENAMED}
+
+
+def worded(payload: Mapping[str, Any], languages: Sequence[str]) -> tuple[Any, Payload]:
+    """The BM25 vector (`qdrant_edge.SparseVector`) of a payload's text, and the fields that say what made it, which are never sealed."""
     language = language_of(payload["text"], languages)
     words = document_vector(_words(payload["path"], payload["heading"], payload["text"]), language)
-    payload = {**payload, "language": language, "words": stamp(languages)}
+    return words, {"language": language, "words": stamp(languages)}
+
+
+def written(id: str, payload: Mapping[str, Any], languages: Sequence[str], seal: Seal | None) -> tuple[Any, Payload]:
+    """The BM25 vector of a payload's text, and the payload as it is stored: it says what made the vector."""
+    words, made = worded(payload, languages)
+    payload = {**payload, **made}
     return words, payload if seal is None else seal.close(id, payload)
 
 

@@ -26,12 +26,13 @@ def document_id(domain: str, path: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{domain}\0{path}"))
 
 
-def chunk_id(document: str, text_hash: str, occurrence: int) -> str:
-    """The id of a chunk: uuid5 of its document, the hash of its text and which of several equal texts it is.
+def chunk_id(origin: str, text_hash: str, occurrence: int) -> str:
+    """The id of a chunk: uuid5 of its document's origin, the hash of its text and which of several equal texts it is.
 
-    Position is not part of it, so a paragraph inserted above leaves the ids (and the vectors) below alone.
+    Position is not part of it, so a paragraph inserted above leaves the ids (and the vectors) below alone. Nor is the path: the origin is
+    the id that the document had when it was first indexed (`ingest/ledger.py`), and a rename leaves all ids alone.
     """
-    return str(uuid.uuid5(_NAMESPACE, f"{document}\0{text_hash}\0{occurrence}"))
+    return str(uuid.uuid5(_NAMESPACE, f"{origin}\0{text_hash}\0{occurrence}"))
 
 
 @dataclass(frozen=True, slots=True)

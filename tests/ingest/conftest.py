@@ -17,8 +17,10 @@ import pytest
 from ingest.ledger import Ledger
 from ingest.pipeline import Pipeline, Removed
 from ingest.sandbox import Sandbox
+from rag.points import worded
 from rag.records import Document
 from rag.settings import Ingest, Settings
+from rag.shard import SPARSE
 from rag.store import EdgeStore
 from tests.conftest import SHARED
 
@@ -85,7 +87,7 @@ class Rig:
         return {d.path: d.error.code if d.error else d.status for d in self.ledger.documents(limit=1000)[0]}
 
     def check(self) -> None:
-        """Ledger and store agree with each other, and every chunk with the text it was cut from."""
+        """Ledger and store agree with each other, every chunk with the text it was cut from, and its words with that and its path."""
         documents = self.ledger.documents(limit=1000)[0]
         for document in documents:
             text = self.ledger.text(document.id)
@@ -102,6 +104,10 @@ class Rig:
                 assert payload["text"] == text[k.start : k.end]
                 assert (payload["start"], payload["end"], payload["page"], tuple(payload["heading"])) == (k.start, k.end, k.page, k.heading)
                 assert (payload["path"], payload["title"], payload["domain"]) == (document.path, document.title, document.domain)
+                words, made = worded(payload, self.store._spoken.of(document.domain))
+                assert {name: payload[name] for name in made} == made
+                stored = payloads[k.id].vector[SPARSE]
+                assert dict(zip(stored.indices, stored.values, strict=True)) == dict(zip(words.indices, words.values, strict=True))
         assert {id: n for id, n in self.store.documents().items() if n} == {d.id: d.chunks for d in documents if d.chunks}
 
 

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def change_files(rig: Rig) -> None:
     rig.write("guide/worse.md", b"\0\1" * 50)
 
 
+def rename_files(rig: Rig) -> None:
+    """Renames of each kind, and no change of a byte: of a file, a folder, an archive, onto another file, one of two equal ones."""
+    guide = rig.corpora / "guide"
+    for n in range(2):
+        rig.write(f"guide/twin {n}.md", PAGE.format("twins"))
+    with zipfile.ZipFile(guide / "packed.zip", "w") as archive:
+        for n in range(3):
+            archive.writestr(f"member {n}.md", PAGE.format(f"packed {n}"))
+    rig.pipeline.sync(None)
+    os.rename(guide / "renamed.md", guide / "renamed again.md")
+    os.rename(guide / "sub", rig.corpora / "other")
+    os.rename(guide / "packed.zip", rig.corpora / "other/packed.zip")
+    os.replace(guide / "edited.md", guide / "copied.md")
+    os.rename(guide / "twin 1.md", guide / "twin.md")
+
+
 def keep_house(rig: Rig) -> None:
     """What the service does when all is quiet, and when it stops."""
     rig.store.optimize()
@@ -94,6 +111,7 @@ SCENARIOS: dict[str, tuple[bool, Callable[[Rig], None], Callable[[Rig], None]]] 
     # whether there is an index; what changes while nobody looks; what the program does
     "first": (False, write_files, start_anew),
     "change": (True, change_files, start_anew),
+    "rename": (True, rename_files, start_anew),
     "upload": (True, lambda rig: None, upload),
     "remove": (True, lambda rig: None, remove),
 }
@@ -201,6 +219,9 @@ def recover(base: Path, scenario: str) -> None:
     assert rig.store.count() == rig.ledger.chunk_count()
     if SCENARIOS[scenario][0]:
         assert not [text for text in rig.embedder.embedded if "still" in text], "what did not change was embedded again"
+    if scenario == "rename":
+        assert not rig.embedder.embedded, "what was renamed was embedded again"
+    assert rig.store.reword("guide", ()) == 0, "words were left behind"
     again = rig.pipeline.sync(None)
     assert (again.indexed, again.failed, again.removed) == (0, 0, 0)
     close_rig(rig)

@@ -188,7 +188,7 @@ def test_a_renamed_document_adopts_the_spans_under_new_ids():
     parsed = parse(b"# A\n\nSame.\n\n# A\n\nSame.\n", "a.md")
     old = cut(parsed).chunks
     known = [Known(c.id, c.ordinal, c.heading, c.page, c.start, c.end, c.embed_hash) for c in old]
-    new = adopt("other", parsed.text, known)
+    new = adopt("other", "other", parsed.text, known)
     fresh = chunk("other", parsed, HASH.count_tokens, HASH.token_spans, chunk_tokens=200, max_tokens=256).chunks
     assert new == fresh
     assert {c.id for c in new}.isdisjoint(c.id for c in old)

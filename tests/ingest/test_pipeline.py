@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,54 @@ def test_a_limit_that_was_raised_is_tried_again(tmp_path):
     close_rig(rig)
 
 
+def test_a_failed_file_is_read_again_when_somebody_asks(rig):
+    """Its bytes have not changed, its reason has; it waits meanwhile, and what has not failed is left alone."""
+    rig.write("guide/a.md", PAGE)
+    file = rig.write("guide/broken.pdf", b"%PDF-1.7 nothing behind it")
+    sync(rig)
+    good, bad = rig.document("guide/a.md"), rig.document("guide/broken.pdf")
+    assert bad.status == "failed"
+    rig.progress.clear()
+    assert rig.pipeline.retry([good.id, bad.id, "unknown"]) == {file}
+    assert [(change.id, change.status, change.error) for change in rig.progress] == [(bad.id, "queued", None)]
+    assert rig.document("guide/broken.pdf").status == "queued"
+    rig.progress.clear()
+    assert sync(rig, "guide/broken.pdf").failed == 1
+    assert rig.document("guide/broken.pdf") == bad
+    assert [change.status for change in rig.progress] == ["queued", "parsing", "failed"]  # said again, since somebody waits for it
+    assert rig.document("guide/a.md") == good
+
+
+def test_a_file_that_was_asked_for_again_is_read_after_a_crash_too(tmp_path):
+    rig = build_rig(tmp_path)
+    rig.write("guide/broken.pdf", b"%PDF-1.7 nothing behind it")
+    sync(rig)
+    id = rig.document("guide/broken.pdf").id
+    rig.pipeline.retry([id])
+    close_rig(rig)
+    again = build_rig(tmp_path)
+    assert sync(again).failed == 1
+    assert again.document("guide/broken.pdf").error.code == "broken_file"
+    close_rig(again)
+
+
+def test_a_failed_attachment_is_read_again_with_its_mail(rig):
+    """Alone it cannot be: the file in the folder is the mail."""
+    mail = EmailMessage()
+    mail["Subject"] = "Plans"
+    mail.set_content("See the plans.")
+    mail.add_attachment(b"%PDF-1.7 nothing", maintype="application", subtype="pdf", filename="plan.pdf")
+    file = rig.write("guide/m.eml", mail.as_bytes())
+    sync(rig)
+    inside = rig.document("guide/m.eml/plan.pdf")
+    assert inside.status == "failed"
+    rig.progress.clear()
+    assert rig.pipeline.retry([inside.id]) == {file}
+    assert sync(rig, "guide/m.eml").failed == 1
+    assert rig.document("guide/m.eml/plan.pdf").error == inside.error
+    assert {change.path for change in rig.progress} == {"guide/m.eml", "guide/m.eml/plan.pdf"}
+
+
 def test_a_failed_file_is_left_alone_until_it_changes(rig, monkeypatch):
     file = rig.write("guide/a.pdf", b"%PDF-1.7 half of it")
     sync(rig)
@@ -611,6 +660,7 @@ class Crash(BaseException):
 FAULTS = [
     ("ledger", "queue"), ("ledger", "mark"), ("store", "upsert_many"), ("store", "delete_chunks"), ("ledger", "commit"),
     ("ledger", "mark_deleting"), ("store", "delete_documents"), ("ledger", "delete"), ("embedder", "embed_passages"),
+    ("store", "rename"), ("ledger", "rename"), ("store", "reword"),
 ]  # fmt: skip
 
 
@@ -665,7 +715,8 @@ def check_vectors(rig: Rig) -> None:
     fresh = HashEmbedder()
     for document in rig.ledger.documents(status="indexed", limit=1000)[0]:
         parsed = parse((rig.corpora / document.path).read_bytes(), document.path)
-        cut = chunk(document.id, parsed, fresh.count_tokens, fresh.token_spans, chunk_tokens=200, max_tokens=256)
+        origin = rig.ledger.row(document.id).origin
+        cut = chunk(document.id, parsed, fresh.count_tokens, fresh.token_spans, chunk_tokens=200, max_tokens=256, origin=origin)
         stored = rig.store.vectors([c.id for c in cut.chunks])
         for c, text in zip(cut.chunks, cut.embed_texts, strict=True):
             assert float(stored[c.id] @ fresh.embed_passages([text])[0]) > 0.999

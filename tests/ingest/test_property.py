@@ -44,6 +44,7 @@ BAD = st.just(b"\0\1\2" * 40)
 WRITES = [
     ("ledger", "queue"), ("ledger", "mark"), ("ledger", "commit"), ("ledger", "restamp"), ("ledger", "mark_deleting"), ("ledger", "delete"),
     ("ledger", "scrub"), ("store", "upsert_many"), ("store", "delete_chunks"), ("store", "delete_document"),
+    ("store", "rename"), ("ledger", "rename"), ("store", "reword"),
 ]  # fmt: skip
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # the figures of the store's files are not the point here
 
