@@ -117,7 +117,8 @@ def _with_value(text: str, section: str, key: str, written: str) -> str:
 def _with_value_in_line(line: str, key: str, written: str) -> str | None:
     """The line with another value and the comment behind it, if it gives that key a value of one line."""
     found = re.match(rf"(\s*{re.escape(key)}\s*=\s*)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^#\s]+)([^\r\n]*)", line)
-    return found[1] + written + line[found.end(2) :] if found else None
+    # Of a list the expression sees a part only.
+    return found[1] + written + line[found.end(2) :] if found and re.fullmatch(r"\s*(#.*)?", found[3]) else None
 
 
 def _with_statement(text: str, key: str, written: str | None) -> str:

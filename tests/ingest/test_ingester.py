@@ -116,6 +116,27 @@ def test_what_changed_while_nobody_watched_is_found_at_the_start(still):
     still.becomes({"guide/a.md": "indexed"})
 
 
+def test_what_failed_is_tried_again_on_demand(still, monkeypatch):
+    """Of a locked file somebody has removed the lock; nobody waits for the next automatic try."""
+    rig = still.rig
+    locked = rig.write("guide/locked.md", PAGE)
+    opened = os.open
+
+    def refuse(path, *args, **options):
+        if os.fspath(path) == str(locked):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    still.ingester.start()
+    still.becomes({"guide/locked.md": "unreadable"})
+    monkeypatch.setattr(os, "open", opened)
+    id = rig.document("guide/locked.md").id
+    assert still.ingester.retry([id]).result(30) == 1
+    still.becomes({"guide/locked.md": "indexed"})
+    assert still.ingester.retry([id]).result(30) == 0
+
+
 def test_reading_files_makes_no_work(still):
     still.rig.write("guide/a.md", PAGE)
     still.ingester.start()

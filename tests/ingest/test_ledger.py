@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ingest import ledger as module
+from ingest.formats import FORMATS, KINDS, UNKNOWN_MEDIA_TYPE, format_of, media_types
 from ingest.ledger import Ledger, Stamp
 from rag.errors import InvalidInput
 from rag.filters import Filters
@@ -89,6 +91,58 @@ def test_pages_follow_one_another_by_path_without_gap_or_repeat(ledger):
     assert seen == paths
     assert [d.path for d in ledger.documents(domain="b", limit=2)[0]] == paths[25:27]
     assert ledger.documents(status="failed") == ([], None)
+
+
+def test_each_order_pages_without_gap_or_repeat_both_ways(ledger):
+    """Many documents are equal in what is compared; then the path decides."""
+    failure = Failure("broken_file", "It is broken.", "Mend it.")
+    for i in range(40):
+        put(ledger, f"d/{i % 3}/{i:02d}.md", title=("Tea", "coffee", "")[i % 3], failure=failure if i % 4 == 0 else None)
+    for sort, key in {
+        "path": lambda d: d.path, "name": lambda d: (d.title.lower(), d.path), "date": lambda d: (d.modified_at, d.path),
+        "size": lambda d: (d.bytes, d.path), "status": lambda d: (d.status != "failed", d.path),
+    }.items():  # fmt: skip
+        for descending in (False, True):
+            seen, cursor = [], None
+            while True:
+                page, cursor = ledger.documents(limit=7, cursor=cursor, sort=sort, descending=descending)
+                seen += page
+                if cursor is None:
+                    break
+            assert seen == sorted(seen, key=key, reverse=descending)
+            assert len({document.id for document in seen}) == 40
+            if cursor := ledger.documents(limit=7, sort=sort)[1]:
+                with pytest.raises(InvalidInput):
+                    ledger.documents(cursor=cursor, sort="date" if sort != "date" else "size")
+
+
+def test_folders_are_counted_at_any_depth_and_what_lies_in_a_file_is_none(ledger):
+    failure = Failure("broken_file", "It is broken.", "Mend it.")
+    for path in ("d/top.md", "d/a/1.md", "d/a/x/2.md", "d/a/x/y/3.md", "d/a b/4.md", "d/ab.md", "e/5.md"):
+        put(ledger, path, failure=failure if path == "d/a/x/2.md" else None)
+    member = replace(put(ledger, "d/c.zip"), id="m", path="d/c.zip/in/6.md", container="d/c.zip")
+    ledger.commit(member, Stamp(4, 1, 1, 1), sha256="s", own_title=None, fingerprint="f", text="t", chunks=[])
+    assert [tuple(one) for one in ledger.folders("")] == [("d", 7, 1, 28, True), ("e", 1, 0, 4, False)]
+    assert [tuple(one) for one in ledger.folders("d")] == [("d/a", 3, 1, 12, True), ("d/a b", 1, 0, 4, False)]
+    assert [tuple(one) for one in ledger.folders("d/a")] == [("d/a/x", 2, 1, 8, True)]
+    assert ledger.folders("d/c.zip/nothing") == []
+    assert [d.path for d in ledger.documents(folder="d/a")[0]] == ["d/a/1.md", "d/a/x/2.md", "d/a/x/y/3.md"]
+    assert ledger.sizes() == {"d": (7, 28, 7), "e": (1, 4, 1)}
+    assert ledger.failures() == ledger.failures("d") == ledger.failures(within=["d"]) == {"broken_file": 1}
+    assert ledger.failures("e") == {}
+
+
+def test_documents_are_found_by_kind_and_by_the_reason_of_their_failure(ledger):
+    for name, kind in (("a.md", "text"), ("b.pdf", "pdf"), ("c.docx", "document"), ("d.py", "code"), ("e.xyz", "other")):
+        document = put(ledger, f"d/{name}", failure=Failure(f"bad_{kind}", "It is bad.", "Mend it."))
+        form = format_of(name)
+        with ledger.write() as db:
+            db.execute("UPDATE documents SET media_type = ? WHERE id = ?", (form.media_type if form else UNKNOWN_MEDIA_TYPE, document.id))
+    for kind in (*KINDS, "other"):
+        wanted = [f"bad_{kind}"] if kind in ("text", "pdf", "document", "code", "other") else []
+        assert [document.error.code for document in ledger.documents(kind=kind)[0]] == wanted
+        assert ledger.documents(code=f"bad_{kind}") == ledger.documents(kind=kind)
+    assert {form.media_type for form in FORMATS.values()} == {one for kind in KINDS for one in media_types(kind)}
 
 
 def test_a_search_takes_percent_and_underscore_as_they_are(ledger):

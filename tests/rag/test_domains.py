@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.domains import ALWAYS_IGNORED, Domain, find_domain, read_domain, read_domains
-from rag.errors import InvalidSettings, UnknownDomain
+from rag.domains import ALWAYS_IGNORED, Domain, find_domain, read_domain, read_domains, write_domain
+from rag.errors import InvalidSettings, OutsideCorpora, UnknownDomain
 
 
 def test_each_real_visible_folder_is_a_domain(tmp_path: Path) -> None:
@@ -91,3 +91,38 @@ def test_all_patterns_as_one_ignore_what_they_ignore_one_by_one(path: str, ignor
         fnmatch.fnmatchcase(path, pattern) or any(fnmatch.fnmatchcase(part, pattern.rstrip("/")) for part in parts) for pattern in ignore
     )
     assert Domain("d", ignore=tuple(ignore)).ignores(path) == one_by_one
+    assert (Domain("d", ignore=tuple(ignore)).ignored_by(path) is not None) == one_by_one
+
+
+def test_domain_toml_is_changed_by_a_program_as_by_a_person(tmp_path: Path) -> None:
+    """What is given is set or taken out, what is as it was is not written, and a person's comment stays."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    assert write_domain(folder, {"title": "", "prompt": ""}) == read_domain(folder)
+    assert list(folder.iterdir()) == []
+    file = folder / "domain.toml"
+    file.write_text('# mine\ntitle = "Old"  # for now\npassages = 3\n')
+    written = write_domain(folder, {"title": "New", "prompt": "Be brief.\nBe kind.", "ignore": ("drafts",), "adapter": ""})
+    assert written == read_domain(folder)
+    assert (written.title, written.prompt, written.ignore, written.passages) == ("New", "Be brief.\nBe kind.", ("drafts",), 3)
+    assert file.read_text().startswith('# mine\ntitle = "New"  # for now\npassages = 3\n')
+    before = file.stat().st_mtime_ns
+    write_domain(folder, {"title": "New", "ignore": ("drafts",)})
+    assert file.stat().st_mtime_ns == before
+    assert write_domain(folder, {"title": "", "prompt": "", "ignore": ()}).title == "d"
+    assert file.read_text() == "# mine\npassages = 3\n"
+
+
+def test_a_domain_toml_with_a_mistake_or_a_link_is_not_written(tmp_path: Path) -> None:
+    """What a person has to look at is not written over; what a link leads to is not ours."""
+    (tmp_path / "d").mkdir()
+    file = tmp_path / "d" / "domain.toml"
+    for text in ("title = [\n", "colour = 1\n", "passages = 0\n"):
+        file.write_text(text)
+        with pytest.raises(InvalidSettings):
+            write_domain(tmp_path / "d", {"title": "New"})
+        assert file.read_text() == text
+    file.rename(tmp_path / "elsewhere.toml")
+    file.symlink_to(tmp_path / "elsewhere.toml")
+    with pytest.raises(OutsideCorpora):
+        write_domain(tmp_path / "d", {"title": "New"})
