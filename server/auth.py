@@ -298,7 +298,7 @@ _ENDED = _problem("unauthorized", "This key was revoked or has expired.", "Ask t
 
 def _allowed(origin: str) -> list[Header]:
     """The headers with which a browser lets a page of that origin read the answer. Never with credentials: cookies stay at home."""
-    exposed = b"content-location, ratelimit, ratelimit-policy, retry-after"
+    exposed = b"content-location, ratelimit, ratelimit-policy, retry-after, x-request-id"
     return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"access-control-expose-headers", exposed)]
 
 

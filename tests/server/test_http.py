@@ -536,10 +536,12 @@ def test_metrics_are_prometheus_text(served: Served) -> None:
     failures = 'readingroom_parse_failures_total{code="unsupported_format"}'
     before = metric(served, failures), metric(served, "readingroom_answerable_seconds_count")
     assert served.save("counted/picture.xyz", b"\x89")["status"] == "failed"
-    assert served.save("counted/word.md", "# Word\n\nCounted.")["status"] == "indexed"
+    word = served.save("counted/word.md", "# Word\n\nCounted.")
+    assert word["status"] == "indexed"
     assert metric(served, failures) == before[0] + 1
     assert metric(served, "readingroom_answerable_seconds_count") > before[1]
     with served.client() as client:
+        assert client.get(f"/rag/documents/{word['id']}").status_code == 200
         response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     for name in (
