@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rag import seal
@@ -17,7 +18,8 @@ from rag.db import Database
 from rag.errors import DatabaseBroken, DataInClear, DataLocked, InvalidSettings, MissingPackage
 from rag.seal import Ring, Seal, unlock
 from rag.settings import Encryption, Settings
-from tests.conftest import ROOT
+from rag.store import EdgeStore
+from tests.conftest import ROOT, chunk, document
 
 KEY, OTHER = "correct horse battery staple", "quite another long key"
 SAYS = "The zebraquagga opens at nine."
@@ -247,3 +249,27 @@ def test_without_the_extra_the_command_that_installs_it_is_told(settings: Settin
         with pytest.raises(MissingPackage, match=package) as caught:
             Database(settings.data_dir / "a.db", TABLE, unlock(settings))
     assert ".[encryption]" in caught.value.remedy
+
+
+def test_a_sealed_index_finds_what_one_in_clear_finds(tmp_path: Path) -> None:
+    """In the same order and with the same text, after a change of languages, a crash and a rewriting, too."""
+    texts = ["The zebraquagga opens at nine.", "Die Häuser des Zebraquagga öffnen um neun.", "A cat sleeps."]
+    of = dataclasses.replace(document("a/zoo.txt", 3), title="Opening times")
+    chunks = [chunk(of, text, k, heading=("Hours",)) for k, text in enumerate(texts)]
+    vectors = np.eye(3, 8, dtype=np.float32)
+    found = []
+    for name, sealing in (("clear", None), ("sealed", Seal([b"1" * 32]))):
+        store = EdgeStore(tmp_path / name, 8, "m", sealing)
+        store.upsert(of, chunks, vectors)
+        while store.reword("a", ("de", "en")):
+            pass
+        store.optimize()
+        store.close()
+        (tmp_path / name / "open").touch()  # as after a crash: another process examines the files
+        store = EdgeStore(tmp_path / name, 8, "m", sealing)
+        assert store.delete_chunks([chunks[2].id]) == 1
+        passages = store.search(vectors[1], "Haus des Zebraquagga", limit=3)
+        found.append([(p.chunk_id, p.text, p.path, p.title, p.heading, p.start, p.end, p.language) for p in passages])
+        store.close()
+    assert found[0] == found[1]
+    assert [text for _, text, *_ in found[0]] == [texts[1], texts[0]]
