@@ -191,6 +191,16 @@ def test_nothing_leaves_with_the_monitoring(compose: dict[str, Any]) -> None:
     assert compose["services"]["qdrant"]["environment"]["QDRANT__TELEMETRY_DISABLED"] == "true"
 
 
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+@pytest.mark.parametrize("profiles", [(), ("qdrant",), ("monitoring",), ("qdrant", "monitoring")])
+def test_docker_compose_takes_it(profiles: tuple[str, ...]) -> None:
+    """With the key that it needs, and no other variable."""
+    options = [word for profile in profiles for word in ("--profile", profile)]
+    env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "READINGROOM_SERVER__KEY": "k"}
+    ran = subprocess.run(["docker-compose", *options, "config", "--quiet"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
 # The Dockerfile
 
 
