@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from rag.metrics import Metrics
 from server.cli import main
 from server.keys import FILE, Keys
+from server.requests import Requests
 from tests.conftest import wait_until
 from tests.server.conftest import Served
 
@@ -99,6 +102,40 @@ def test_no_key_is_logged_wherever_it_is_shown(served: Served) -> None:
     said = written(served, since)
     assert token not in said
     assert token[13:] not in said  # the secret part by itself
+
+
+def test_a_flood_of_refused_calls_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """So many lines a second, then how many more there were; each is counted, and calls that are let in have their lines all the while."""
+
+    async def refuses(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200 if scope["path"] == "/good" else 401, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    now = 100.0
+    metrics = Metrics()
+    app = Requests(refuses, metrics, clock=lambda: now)
+
+    async def call(*paths: str) -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:  # type: ignore[arg-type]
+            for path in paths:
+                await client.get(path)
+
+    def lines() -> list[str]:
+        found = [record.getMessage() for record in caplog.records if record.name == "server.access"]
+        caplog.clear()
+        return found
+
+    with caplog.at_level("INFO", "server.access"):
+        asyncio.run(call(*["/bad"] * 300, "/good"))
+        assert lines() == ["GET /bad"] * 20 + ["GET /good"]
+        now = 101.0
+        asyncio.run(call("/bad"))
+        assert lines() == ["280 more calls were refused; they are counted in the metrics", "GET /bad"]
+        now = 102.0
+        asyncio.run(call("/bad"))
+        assert lines() == ["GET /bad"]
+    counted = metrics.registry.get_sample_value("readingroom_http_requests_total", {"method": "GET", "route": "guard", "status": "401"})
+    assert counted == 302
 
 
 def test_a_command_that_fails_repeats_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
