@@ -300,8 +300,7 @@ class EdgeStore:
                 records, _ = self._read(lambda shard, request=request: shard.scroll(request))
                 if not records:
                     break
-                # Nothing is deleted by this: the text that is overwritten is the text that is written.
-                self._write_words(records, wanted, forgets=0)
+                self._write_words(records, wanted)
             done += len(records)
         if done:
             self._flush()
@@ -321,14 +320,14 @@ class EdgeStore:
                 # What was deleted, written anew or renamed again meanwhile is not this one's work any more.
                 its = [record for record in records if (record.payload["domain"], record.payload.get("words")) == (domain, RENAMED)]
                 if its:
-                    self._write_words(its, languages, forgets=len(its))
+                    self._write_words(its, languages)
                 del waiting[: len(part)]
             done += len(part)
         if done:
             self._flush()
         return done
 
-    def _write_words(self, records: Sequence[Any], languages: tuple[str, ...], *, forgets: int) -> None:
+    def _write_words(self, records: Sequence[Any], languages: tuple[str, ...]) -> None:
         """Make the BM25 vectors of stored passages anew. With `_writing` held.
 
         Vectors first: a crash in between leaves passages that say to be made by other rules. To write whole points would take twice as long
@@ -342,7 +341,9 @@ class EdgeStore:
             words, made = worded(self._said(record), languages)
             vectors.append(edge.PointVectors(record.id, {SPARSE: words}))
             alike.setdefault(made["language"], (made, []))[1].append(record.id)
-        self._update(edge.UpdateOperation.update_vectors(vectors), ids, forgets=forgets)
+        # Of the texts nothing is deleted by this: what is overwritten is what is written. An older path is, where there was one.
+        older = sum(record.payload.get("words") == RENAMED for record in records)
+        self._update(edge.UpdateOperation.update_vectors(vectors), ids, forgets=older)
         for made, some in alike.values():
             self._update(edge.UpdateOperation.set_payload(some, made), [str(id) for id in some], forgets=0)
         self._unoptimized += len(ids)

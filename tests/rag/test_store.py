@@ -12,6 +12,7 @@ import pytest
 
 from rag.embed import Embedder
 from rag.errors import StoreBroken, StoreFull, StoreLocked
+from rag.seal import Seal
 from rag.store import EdgeStore
 from tests.conftest import chunk, document
 
@@ -126,6 +127,46 @@ def test_what_was_written_is_there_after_a_restart(store: EdgeStore, embedder: E
         assert again.count() == 4
     finally:
         again.close()
+
+
+@pytest.mark.parametrize("key", [None, b"k" * 32])
+def test_a_renamed_document_has_another_name_in_the_same_passages(tmp_path: Path, key: bytes | None) -> None:
+    """Found by the words of its new path once they were made anew, after a restart in between too; encrypted or not."""
+    if key is not None:
+        pytest.importorskip("cryptography")
+    folder, seal = tmp_path / "store", Seal([key]) if key else None
+    old, new, other = document("a/samovar.txt", 2), document("b/kettle.txt", 2), document("a/lamp.txt")
+    vectors = np.eye(4, dtype=np.float32)
+    store = EdgeStore(folder, 4, "none", seal)
+    chunks = [chunk(old, text, i) for i, text in enumerate(TEXTS[:2])]
+    store.upsert_many([(old, chunks, vectors[:2]), (other, [chunk(other, TEXTS[2])], vectors[2:3])])
+    before = store.vectors([c.id for c in chunks])
+    store.rename([(old.id, new)])
+    assert store.documents() == {new.id: 2, other.id: 1}
+    assert store.chunk_ids(new.id) == set(before)
+    store.close()
+
+    def by_words(words: str) -> set[str]:
+        return {p.path for p in store.search(np.ones(4, np.float32) / 2, words, weights=(0.0, 1.0)) if p.scores.bm25}
+
+    store = EdgeStore(folder, 4, "none", seal)
+    try:
+        assert by_words("samovar") == {new.path}
+        assert (store.reword("b", ()), store.reword("b", ()), store.reword("a", ())) == (2, 0, 0)
+        assert (by_words("samovar"), by_words("kettle"), by_words("lamp")) == (set(), {new.path}, {other.path})
+        found = {p.chunk_id: p for p in store.search(vectors[0], "cats", domain="b")}
+        assert {id: (p.document_id, p.domain, p.path, p.title) for id, p in found.items()} == dict.fromkeys(
+            before, (new.id, "b", new.path, new.title)
+        )
+        assert sorted(p.text for p in found.values()) == sorted(TEXTS[:2])
+        after = store.vectors(list(before))
+        assert all(np.array_equal(after[id], before[id]) for id in before)
+        store.rename([(new.id, old), (other.id, new)])
+        while store.reword("a", None) or store.reword("b", None):
+            pass
+        assert (by_words("samovar"), by_words("kettle")) == ({old.path}, {new.path})
+    finally:
+        store.close()
 
 
 def test_a_second_owner_is_refused_with_the_remedy(store: EdgeStore, embedder: Embedder, tmp_path: Path) -> None:
