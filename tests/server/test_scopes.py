@@ -20,7 +20,7 @@ def litestar(tmp_path_factory: pytest.TempPathFactory) -> Litestar:
     """The application behind the guard, with nothing started."""
     folder = tmp_path_factory.mktemp("routes")
     room = ReadingRoom(load(env={}, flags={"data_dir": folder / "data", "corpora": folder / "corpora"}))
-    return create_app(room)._app  # type: ignore[attr-defined,no-any-return]
+    return create_app(room)._app._app  # type: ignore[attr-defined,no-any-return]  # the guard is around it, and around that what sees each call
 
 
 def calls(litestar: Litestar) -> dict[str, Any]:
