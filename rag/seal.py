@@ -123,7 +123,7 @@ def unlock(settings: Settings) -> Seal | None:
 
 def given(encryption: Encryption) -> str:
     """The key that the settings give; empty if none. Raises `InvalidSettings`, `DataLocked` for a file that others may read."""
-    key = encryption.key or (_of_file(Path(encryption.key_file).expanduser()) if encryption.key_file else "")
+    key = encryption.key.strip() or (_of_file(Path(encryption.key_file).expanduser()) if encryption.key_file else "")
     if key and len(key) < _LEAST:
         raise InvalidSettings(f"The encryption key has {len(key)} characters.", f"Take {_LEAST} or more: openssl rand -base64 32")
     return key
