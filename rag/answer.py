@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rag import gate, prompt
 from rag.adapters import AUTO, Adapter, Style
@@ -38,8 +38,11 @@ from rag.rerank import Reranker, rerank
 from rag.retrieve import closest_sentence, left_out, retrieve, strong, whole
 from rag.settings import Settings
 from rag.standalone import standalone
-from rag.store import EdgeStore
 from rag.trace import carried
+
+if TYPE_CHECKING:
+    from rag.served_store import ServedStore
+    from rag.store import EdgeStore
 
 T = TypeVar("T")
 
@@ -78,7 +81,7 @@ class Library:
 
     settings: Settings
     embedder: Embedder
-    store: EdgeStore
+    store: EdgeStore | ServedStore
     engines: Engines
     text_of: Callable[[str], str | None]
     metrics: Metrics

@@ -6,7 +6,7 @@
     │                               UnknownConversation, UnknownKey
     ├── Refused (403)               OutsideCorpora, UnsafeBinding, Forbidden
     ├── OverQuota (429)             a limit of the key or of the client's address is reached
-    ├── Busy (503)                  QueueFull, NotReady, StoreLocked
+    ├── Busy (503)                  QueueFull, NotReady, StoreLocked, StoreUnreachable
     ├── ParseFailed (a document's)  the file cannot be read; becomes the `failed` record, never a crash
     └── Broken (500)                ModelUnusable (503), AdapterUnusable (503), EngineUnreachable (502), PullFailed (502), StoreBroken,
                                  StoreFull (507), DatabaseBroken, DataLocked, DataInClear, MissingPackage, CannotListen
@@ -159,6 +159,13 @@ class StoreLocked(Busy):
     """Another process has this data directory open."""
 
     code, title = "store_locked", "The data directory is in use"
+
+
+class StoreUnreachable(Busy):
+    """The Qdrant server at `store.url` does not answer. What was to be written is written when it does."""
+
+    code, title = "store_unreachable", "The index's server does not answer"
+    retry_after = 5
 
 
 class ParseFailed(ReadingRoomError):

@@ -9,13 +9,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rag.embed import Embedder
 from rag.query import exact_first, literals
 from rag.records import Passage
 from rag.sentences import content_stems, sentence_spans
 from rag.settings import Retrieve
-from rag.store import EdgeStore
+
+if TYPE_CHECKING:
+    from rag.served_store import ServedStore
+    from rag.store import EdgeStore
 
 # Two passages whose words agree this far (Jaccard) say the same: copies of a file, overlapping versions of a page.
 _SAME = 0.9
@@ -36,7 +40,7 @@ def retrieve(
     question: str,
     *,
     embedder: Embedder,
-    store: EdgeStore,
+    store: EdgeStore | ServedStore,
     settings: Retrieve,
     domain: str | None = None,
     within: Collection[str] | None = None,

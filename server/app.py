@@ -30,7 +30,7 @@ from rag.records import Document, Failure
 from rag.rerank import Reranker
 from rag.seal import Seal, unlock
 from rag.settings import Rerank, Settings
-from rag.store import EdgeStore
+from rag.store import EdgeStore, open_store
 from server.access import Access
 from server.activity import Activity, Bulk
 from server.lock import DataDirLock
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ingest.ledger import Ledger
     from ingest.pipeline import Pipeline, Receipt, Removed, Report
     from ingest.sandbox import Sandbox
+    from rag.served_store import ServedStore
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class ReadingRoom:
         """Who may do what; None where nobody is served."""
         self.embedder: Embedder | None = None
         self.reranker: Reranker | None = None
-        self.store: EdgeStore | None = None
+        self.store: EdgeStore | ServedStore | None = None
         self.pipeline: Pipeline | None = None
         self.ingester: Ingester | None = None
         self._desk: Desk | None = None
@@ -181,7 +182,7 @@ class ReadingRoom:
             embedder.told = self.metrics.embedding
             self.embedder = embedder
             part = "store"
-            self.store = EdgeStore(self.settings.data_dir / "store", self.embedder.dimension, self.embedder.fingerprint, self._seal)
+            self.store = open_store(self.settings, self.embedder.dimension, self.embedder.fingerprint, self._seal)
             part = "watcher"
             if not self._stopping.is_set():
                 self._start_ingest(watch)
@@ -312,6 +313,8 @@ class ReadingRoom:
 
     def _part(self, name: str, ok: bool) -> Part:
         error = self._failed.get(name) or (self.engine.error if name == "model" else None)
+        if name == "store" and self.store is not None:
+            error = error or self.store.error
         if error is not None:
             return Part("failed", error.message, error.remedy)
         if ok:

@@ -47,7 +47,7 @@ ACTS = frozenset({
     "adapter.delete", "assistant.create", "assistant.copy", "document.delete", "domain.create", "domain.change", "conversations.erase",
 })  # fmt: skip
 
-_SECRET = frozenset({"server.key", "encryption.key", "engine.key"})
+_SECRET = frozenset({"server.key", "encryption.key", "engine.key", "store.api_key"})
 
 
 class Audit:

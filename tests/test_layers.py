@@ -20,7 +20,7 @@ MAY_IMPORT = {"rag": {"rag"}, "ingest": {"rag", "ingest"}, "server": {"rag", "in
 COMPOSITION_ROOT = {"server/app.py", "server/cli.py"}
 
 # Each takes seconds or hundreds of megabytes to import, or may be missing, so one module owns it and imports it late.
-HEAVY = {"torch", "sentence_transformers", "unstructured", "llama_cpp", "qdrant_edge", "onnx", "onnxruntime"}
+HEAVY = {"torch", "sentence_transformers", "unstructured", "llama_cpp", "qdrant_edge", "qdrant_client", "onnx", "onnxruntime"}
 OWNERS = {"llama_cpp": "rag/_llama.py"}
 
 

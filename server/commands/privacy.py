@@ -127,6 +127,7 @@ def _kept(data_dir: Path) -> list[_Kept]:
 
 
 def _show(args: argparse.Namespace, settings: Settings) -> int:
+    from server import elsewhere
     from server.ephemeral import running
 
     data_dir = settings.data_dir
@@ -152,6 +153,8 @@ def _show(args: argparse.Namespace, settings: Settings) -> int:
         "unfinished": seal.begun_change(data_dir),
         "ephemeral": settings.ephemeral,
         "ephemeral_run": None if run is None else str(run),
+        "store": {"url": settings.store.url, "collection": settings.store.collection} if settings.store.url else None,
+        "leaves": {"engine.url": elsewhere.of_engine(settings), "store.url": elsewhere.of_store(settings)},
         "files": [{"name": one.name, "holds": one.holds, "bytes": one.bytes, "encrypted": one.encrypted} for one in _kept(data_dir)],
     }
     if args.json:
@@ -193,6 +196,11 @@ def _print_kept(shown: dict[str, Any]) -> None:
         print("Only an encrypted disk hides these, and the documents in the watched folder.")
     else:
         print("Nothing here is encrypted by Reading Room, and neither is the watched folder. The guide's page on privacy says how to.")
+    if shown["store"] is not None:
+        print(f"The index is in the collection {shown['store']['collection']} of the Qdrant server at {printable(shown['store']['url'])}.")
+    for setting, leaves in shown["leaves"].items():
+        if leaves:
+            print(f"By {setting}, {leaves}.")
     if shown["ephemeral_run"]:
         print(f"An ephemeral server runs beside it, in {printable(shown['ephemeral_run'])}, which goes when it ends.")
 

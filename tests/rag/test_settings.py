@@ -41,7 +41,11 @@ def test_a_flag_that_was_not_given_changes_nothing() -> None:
         ("ingest.polling", "maybe"),
         ("retrieve.abstain_below", "2"),
         ("corpora", ""),
-        ("store.url", "http://127.0.0.1:6333"),
+        ("store.url", "127.0.0.1:6333"),
+        ("store.url", "ftp://127.0.0.1"),
+        ("store.url", "http://key@127.0.0.1:6333"),
+        ("store.url", "http://127.0.0.1:99999"),
+        ("store.timeout_s", 0),
     ],
 )
 def test_a_mistake_names_the_key_and_the_remedy(key: str, value: object) -> None:
@@ -50,6 +54,19 @@ def test_a_mistake_names_the_key_and_the_remedy(key: str, value: object) -> None
         load(None, {}, {key: value})
     assert key in caught.value.message
     assert caught.value.remedy
+
+
+def test_the_collection_and_the_key_of_a_server_are_looked_at_where_there_is_one() -> None:
+    """Where there is none they are of no use, and no mistake. No message has what may be a secret."""
+    for key, value in (("store.collection", "../other"), ("store.api_key", "geheim\u00fcber"), ("store.url", "http://key@127.0.0.1")):
+        with pytest.raises(InvalidSettings) as caught:
+            load(None, {}, {"store.url": "http://127.0.0.1:6333", key: value})
+        assert key in caught.value.message
+        assert "key@" not in caught.value.message
+        assert "geheim" not in caught.value.message
+    settings = load(None, {"READINGROOM_STORE__URL": "https://qdrant.example:443/x", "READINGROOM_STORE__API_KEY": "k"}, {})
+    assert (settings.store.url, settings.store.api_key, settings.store.collection) == ("https://qdrant.example:443/x", "k", "readingroom")
+    assert "'k'" not in repr(settings)
 
 
 def test_a_settings_file_that_was_named_must_be_there_and_be_toml(tmp_path: Path) -> None:
