@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from rag.errors import InvalidSettings
 
@@ -98,9 +100,13 @@ class Store:
     """`[store]`: where passages are kept."""
 
     url: str = ""
-    """Empty: Qdrant Edge in `data_dir/store`. Otherwise the address of a Qdrant server."""
+    """Empty: Qdrant Edge in `data_dir/store`. Otherwise the address of a Qdrant server or cluster (`http://127.0.0.1:6333`)."""
     collection: str = "readingroom"
-    """Collection name on a Qdrant server."""
+    """Name of the collection there; of one data directory alone."""
+    api_key: str = field(default="", repr=False)
+    """The server's API key, if it wants one. For the environment (READINGROOM_STORE__API_KEY)."""
+    timeout_s: int = 10
+    """How long the server may take for one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +349,9 @@ def _convert(key: str, value: Any, kind: type) -> Any:
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
+# Qdrant takes more signs, some of which are none in an address or a file's name.
+_COLLECTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
 _WORDS_OF = {
     "embed.backend": ("auto", "onnx", "torch"),
     "log.format": ("console", "json"),
@@ -368,6 +377,7 @@ _RANGES = {
     "ingest.chunk_tokens": (32, 8192),
     "ingest.batch_chunks": (1, 100_000),
     "embed.threads": (0, 1024),
+    "store.timeout_s": (1, 600),
     "retrieve.passages": (1, 50),
     "retrieve.focus": (0, 1),
     "retrieve.candidates": (1, 1000),
@@ -399,7 +409,7 @@ _RANGES = {
 
 def _check(settings: Settings) -> None:
     if settings.store.url:
-        raise InvalidSettings(f"Setting 'store.url' is {settings.store.url!r}; a Qdrant server is not supported yet.", "Leave it empty.")
+        _check_store(settings.store)
     for key, words in _WORDS_OF.items():
         section, name = key.split(".")
         if (word := getattr(getattr(settings, section), name)) not in words:
@@ -422,3 +432,23 @@ def _check(settings: Settings) -> None:
             value = getattr(values, name)
             if not low <= value <= high:
                 raise InvalidSettings(f"Setting '{owner}.{name}' is {value!r}; it must lie in {low} to {high}.", "Correct its value.")
+
+
+def _check_store(store: Store) -> None:
+    try:
+        url = urlsplit(store.url.strip())
+        good = url.scheme in ("http", "https") and url.hostname and url.port != 0 and "@" not in url.netloc and not url.query + url.fragment
+    except ValueError:
+        good = False
+    if not good:  # not shown: a key may stand in it
+        raise InvalidSettings(
+            "Setting 'store.url' is not an address such as http://127.0.0.1:6333.",
+            "Correct it. A key belongs into store.api_key, not into the address.",
+        )
+    if not _COLLECTION.fullmatch(store.collection):
+        raise InvalidSettings(
+            f"Setting 'store.collection' is {store.collection!r}.",
+            "Use up to 100 letters, digits, `_`, `-` and `.`, a letter or digit first.",
+        )
+    if not (store.api_key.isascii() and store.api_key.isprintable()):
+        raise InvalidSettings("Setting 'store.api_key' has characters that cannot be sent.", "Copy it again: letters, digits and signs.")

@@ -23,9 +23,10 @@ from rag import models
 from rag.domains import Domain, read_domains
 from rag.errors import ReadingRoomError
 from rag.languages import named
-from rag.seal import unlock
 from rag.settings import Settings
-from server.auth import check_binding, is_loopback
+from rag.seal import unlock
+from server import elsewhere
+from server.auth import check_binding
 from server.keys import any_keys
 from server.lock import address_of
 
@@ -72,6 +73,7 @@ def examine(settings: Settings, programs: Sequence[Program]) -> list[Check]:
         _machine,
         _models,
         _generator,
+        _store,
         _folders,
         _watching,
         _binding,
@@ -187,15 +189,31 @@ def _remote(settings: Settings) -> Check:
     try:
         Upstream(settings.engine).check()
         address = urlsplit(settings.engine.url)
-        here = is_loopback(address.hostname or "")
-        if here and address.port == settings.server.port:
+        if elsewhere.is_here(settings.engine.url) and address.port == settings.server.port:
             remedy = "Set engine.url to another server, or leave it empty."
             return Check("engine.url", "broken", "is the address of this service: it would ask itself", remedy)
         model = RemoteEngine(settings.engine).reach()
     except ReadingRoomError as error:
         return Check("engine.url", "broken", error.message, error.remedy)
-    leaves = "" if here else "; questions and passages leave this machine" + (", unencrypted" if address.scheme == "http" else "")
-    return Check("engine.url", "ok", f"{settings.engine.url}: {model}{leaves}")
+    leaves = elsewhere.of_engine(settings)
+    return Check("engine.url", "ok", f"{settings.engine.url}: {model}{leaves and f'; {leaves}'}")
+
+
+def _store(settings: Settings) -> Iterator[Check]:
+    """Whether the Qdrant server that keeps the passages answers and takes the key, and what of them it sees."""
+    if not settings.store.url:
+        return
+    from rag import _qdrant
+
+    try:
+        version = _qdrant.version_of(settings.store)
+    except ReadingRoomError as error:
+        yield Check("store.url", "broken", error.message, error.remedy)
+        return
+    leaves = elsewhere.of_store(settings)
+    yield Check(
+        "store.url", "ok", f"{settings.store.url}: Qdrant {version}, collection {settings.store.collection}{leaves and f'; {leaves}'}"
+    )
 
 
 def _trial(path: str, threads: str, gpu_layers: str) -> str:
