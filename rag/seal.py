@@ -43,8 +43,6 @@ _NONCE = 12
 _CLEAR = ("document_id", "domain", "language", "words")
 """Fields of a payload that searches filter by."""
 
-_MADE_BY_PEOPLE = ("conversations.db", "keys.db", "usage.db", "audit.db")
-
 
 class Seal:
     """What a data directory is sealed with. From any thread.
@@ -109,8 +107,8 @@ def unlock(settings: Settings) -> Seal | None:
             "Encrypt what is there with `readingroom privacy encrypt`, or leave the key out.",
         )
     if text is None and not secret:
-        if lost := _without_key(data_dir.absolute()):
-            raise DataLocked(f"{lost} is encrypted or damaged, and {FILE} is not there.", "Put that file back: nothing opens without it.")
+        if _is_lost(data_dir.absolute()):
+            raise DataLocked(f"{data_dir} is encrypted, and {FILE} is not there.", "Put that file back: nothing opens without it.")
         return None
     if text is None:
         text = _begun(data_dir, secret)
@@ -195,10 +193,14 @@ def in_clear(path: Path) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _without_key(data_dir: Path) -> Path | None:
-    """A database that needs a key. Looked for once in a process, before it opens the first one: to close a file that SQLite has open
-    in the same process would undo its locks."""
-    return next((data_dir / name for name in _MADE_BY_PEOPLE if not in_clear(data_dir / name)), None)
+def _is_lost(data_dir: Path) -> bool:
+    """Whether no database is in clear, of two or more: one alone may be damaged.
+
+    Looked for once in a process, before it opens the first one: to close a file that SQLite has open in the same process would undo its
+    locks.
+    """
+    found = list(data_dir.glob("*.db"))
+    return len(found) > 1 and not any(map(in_clear, found))
 
 
 def sync_folder(folder: Path) -> None:

@@ -103,7 +103,8 @@ def test_a_key_for_what_lies_there_in_clear_is_refused_and_the_command_named(set
 
 def test_without_the_file_of_the_data_key_nothing_is_begun_anew(settings: Settings) -> None:
     """A ledger that cannot be read is set aside and made again; so it is not to be read where a file has only been mislaid."""
-    Database(settings.data_dir / "keys.db", TABLE, unlock(settings)).close()
+    for name in ("keys.db", "ledger.db"):
+        Database(settings.data_dir / name, TABLE, unlock(settings)).close()
     (settings.data_dir / seal.FILE).rename(settings.data_dir / "elsewhere")
     with pytest.raises(DataLocked, match=seal.FILE):
         unlock(without_key(settings))
