@@ -124,15 +124,15 @@ def _rename(served: Served, case: _Case, old: str, new: str) -> None:
         found = {passage["path"] for passage in served.search(case.question, limit=3)}
         return file in found and old + case.file not in found
 
-    def named() -> bool:
+    def named(word: str) -> bool:
         return any(passage["path"] == file and passage["scores"]["bm25"] is not None for passage in served.search(word, limit=3))
 
     (served.corpora / old).rename(served.corpora / new)
     renamed = time.perf_counter()
     case.ms.append(1000 * (served.until(arrived, _GIVE_UP_S, f"{old} -> {new} was not found", _POLL_S) - renamed))
-    word = _WORD.search(new)[0] if _WORD.search(new) and new.rpartition("/")[2] != old.rpartition("/")[2] else ""
-    if word:
-        case.words_ms.append(1000 * (served.until(named, _GIVE_UP_S, f"{new} was not found by its name", _POLL_S) - renamed))
+    if (word := _WORD.search(new)) and word[0] not in old:
+        by_name = served.until(lambda: named(word[0]), _GIVE_UP_S, f"{new} was not found by its name", _POLL_S)
+        case.words_ms.append(1000 * (by_name - renamed))
 
 
 def _word(n: int) -> str:
