@@ -24,6 +24,7 @@ from bench import (
     formats,
     hostile,
     ingest,
+    load,
     machine,
     meanwhile,
     memory,
@@ -58,6 +59,7 @@ PARTS: dict[str, Callable[..., Part]] = {
     "reconcile": reconcile.measure,
     "meanwhile": meanwhile.measure,
     "bad": bad.measure,
+    "load": load.measure,
     "hostile": hostile.measure,
 }
 LONG = frozenset({"retrieval", "rerank", "scale-real", "hostile"})

@@ -14,12 +14,12 @@ from litestar.config.compression import CompressionConfig
 from litestar.di import Provide
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import License
 from litestar.types import Scope
 
 from server.app import ReadingRoom, app_version
 from server.auth import App, Guard, caller_of
+from server.description import Described
 from server.errors import HANDLERS
 from server.policy import new_nonce, page_policy, with_nonce
 from server.requests import Requests, unless_stopping
@@ -99,7 +99,7 @@ def create_app(room: ReadingRoom) -> Requests:
             description="A local knowledge assistant: answers from your documents, with sources, or an honest no.",
             license=License(name="Apache-2.0", identifier="Apache-2.0"),
             path="/schema",
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[Described()],
             use_handler_docstrings=True,
         ),
         signature_types=[ReadingRoom, Caller, Sessions],
