@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from ingest.sandbox import Sandbox
 from ingest.upload import place
-from rag.errors import InvalidInput, OutsideCorpora, Refused
+from rag.errors import InvalidInput, OutsideCorpora, ParseFailed, Refused
 from rag.settings import Ingest
 
 from .conftest import Rig, build_rig, copy_tree
@@ -236,7 +236,8 @@ class Desk(RuleBasedStateMachine):
     def upload(self, path: str, data: bytes) -> None:
         domain, name = path.split("/")[0], path.rpartition("/")[2]
         if (self.rig.corpora / domain).is_dir():
-            with contextlib.suppress(InvalidInput, OutsideCorpora):  # an ignored name, a folder of that name, a link
+            # An ignored name, a folder of that name, a link, a kind of file that is not read.
+            with contextlib.suppress(InvalidInput, OutsideCorpora, ParseFailed):
                 self.rig.pipeline.sync([place(self.rig.corpora, domain, name, [data])])
 
     @rule(data=st.data())
