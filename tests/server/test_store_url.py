@@ -1,0 +1,62 @@
+"""A server whose passages are in a Qdrant server (`store.url`): while that is gone, it says so, and goes on by itself when it is back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import wait_until
+from tests.rag.qdrant import Qdrant
+from tests.server.conftest import Served
+from tests.server.test_http import is_problem
+
+
+@pytest.mark.nightly
+def test_an_index_that_is_gone_is_waited_for(tmp_path: Path) -> None:
+    """Questions are answered 503 with the remedy, `/ready` names the part, and what was saved meanwhile is indexed afterwards.
+
+    A restart finds everything in place; a delete's receipt counts what is left there.
+    """
+    qdrant = Qdrant()
+    served = Served(tmp_path, STORE__URL=qdrant.url, STORE__COLLECTION="test", STORE__API_KEY="a-secret-key", ENGINE__ADAPTER="none")
+    question = {"question": "When is the reading room open?"}
+    try:
+        served.start()
+        served.save("handbook/hours.md", "# Hours\n\nThe reading room is open from nine to five.\n")
+        assert qdrant.client.count("test").count == 1
+        assert not (served.data_dir / "store").exists()
+        with served.client() as client:
+            assert client.post("/rag/search", json=question).json()["passages"][0]["path"] == "handbook/hours.md"
+            qdrant.stop()
+            response = client.post("/rag/search", json=question)
+            assert "tried again" in is_problem(response, 503, "store_unreachable")["remedy"]
+            assert int(response.headers["retry-after"]) > 0
+            is_problem(client.post("/rag/ask", json=question), 503, "store_unreachable")
+            ready = client.get("/ready")
+            assert (ready.status_code, ready.json()["parts"]["store"]["state"]) == (503, "failed")
+            assert "store.url" in ready.json()["parts"]["store"]["remedy"]
+            (served.corpora / "handbook" / "cellar.md").write_text("# Cellar\n\nThe wine is kept in the cellar.\n")
+            wait_until(lambda: client.get("/ready").json()["ingest"]["error"], what="the ingest's word that it waits")
+            qdrant.start()
+            wait_until(lambda: client.get("/ready").status_code == 200, what="readiness")
+            wait_until(lambda: served.record("handbook/cellar.md"), what="the file that was saved meanwhile")
+            assert qdrant.client.count("test").count == 2
+            made = len(qdrant.calls)
+        served.stop()
+        served.start()
+        with served.client() as client:
+            id = served.records()[0]["id"]
+            receipt = client.delete(f"/rag/documents/{id}").json()
+            assert (receipt["vectors"], receipt["remaining"]) == (1, 0)
+            assert qdrant.client.count("test").count == 1
+        assert not any(method == "PUT" and path.endswith("/points") for method, path, _ in qdrant.calls[made:])
+        assert served.stop() == 0
+        shown = served.run("privacy", "show")
+        assert "collection test of the Qdrant server at" in shown.stdout
+        assert "a-secret-key" not in served.log.read_text() + shown.stdout
+    finally:
+        if served.process is not None:
+            served.stop(kill=True)
+        qdrant.stop()
+    assert not served.network_log.exists(), served.network_log.read_text()
