@@ -94,6 +94,7 @@ function showEmpty() {
 
 function showProblem(error) {
   if (documents.size) {
+    if (error.code === "unreachable") return; // the strip says it, and the list is fetched when the server is back
     toast(`${error.message} ${error.remedy}`, "bad");
     return;
   }
@@ -243,8 +244,13 @@ function changed(records) {
   countsSoon();
 }
 
-/** New documents come first; what lies in an archive or a mail comes after it. */
+/** By path each has its place. In another order new documents come first, and what lies in an archive or a mail comes after it. */
 function withFresh(fresh) {
+  if (view.sort === "path") {
+    const way = view.order === "asc" ? 1 : -1;
+    const all = [...documents.values(), ...fresh].sort((a, b) => (a.path < b.path ? -way : way));
+    return new Map(all.map((record) => [record.id, record]));
+  }
   const merged = new Map();
   const inside = new Map(); // path of a container -> new documents in it
   const add = (record) => {

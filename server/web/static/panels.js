@@ -1,7 +1,7 @@
 /** What one may want to know of the folder, in a dialog: what is left out of the documents and why, and what it all takes up. */
 
 import { listIgnored, Problem, readStorage } from "./api.js";
-import { el, icon } from "./dom.js";
+import { el, icon, withCode } from "./dom.js";
 import { bytes, count } from "./format.js";
 
 const NAMES = {
@@ -55,7 +55,7 @@ function group(reason, number, items) {
     reason === "pattern" || reason === "link" || reason === "temporary" ? el("span", { class: "note" }, message) : null));
   return el("section", { class: "panel-group" },
     el("h3", {}, NAMES[reason], " ", el("span", { class: "number" }, number.toLocaleString("en"))),
-    el("p", { class: "note" }, items[0]?.remedy),
+    el("p", { class: "note" }, withCode(items[0]?.remedy ?? "")),
     el("ul", { class: "panel-items" }, shown),
     number > items.length ? el("p", { class: "note" }, `and ${count(number - items.length, "more", "more")}`) : null);
 }

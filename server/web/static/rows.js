@@ -4,7 +4,7 @@
  */
 
 import { fileAddress } from "./api.js";
-import { el, icon } from "./dom.js";
+import { el, icon, withCode } from "./dom.js";
 import { bytes, count, exactly, since } from "./format.js";
 
 /** `acts`: {open(record), retry(record), replace(record), remove(record)}; `may.upload` whether files may be changed. */
@@ -105,12 +105,6 @@ export class Rows {
 /** What a document is called. */
 export function nameOf(record) {
   return record.title || record.path.split("/").at(-1);
-}
-
-/** What stands between backticks is code. */
-function withCode(text) {
-  const parts = text.split("`");
-  return parts.length % 2 ? parts.map((part, i) => (i % 2 ? el("code", {}, part) : part)) : [text];
 }
 
 function act(action, picture, title, label, onclick) {

@@ -190,7 +190,8 @@ export class Tree {
       Enter: () => this.#pick(here.path),
       " ": () => this.#pick(here.path),
     };
-    const act = keys[event.key] ?? (event.key.length === 1 ? () => this.#type(event.key, items, at) : null);
+    const typing = this.#typed && performance.now() - this.#typedAt < TYPED; // a space may be within a name
+    const act = (typing && event.key === " " ? null : keys[event.key]) ?? (event.key.length === 1 ? () => this.#type(event.key, items, at) : null);
     if (!act) return;
     event.preventDefault();
     act();
