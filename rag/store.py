@@ -249,10 +249,13 @@ class EdgeStore:
         """All passages of the document of each id are that document's from now on; on disk when it returns.
 
         They keep their ids, texts and vectors, and are found by the words of their new path after the next `reword` of the domain: to make
-        those takes twice as long as all this. Raises `StoreFull`, `StoreBroken`.
+        those takes three times as long as all this. Raises `StoreFull`, `StoreBroken`.
         """
         for former, document in renames:
             ids = [uuid.UUID(id) for id in self.chunk_ids(former)]
+            with self._writing:
+                self._spoken.wrote(document.domain)
+                self._renamed.setdefault(document.domain, []).extend(ids)  # before: what fails half way is renamed by half
             for i in range(0, len(ids), _AT_ONCE):
                 part = ids[i : i + _AT_ONCE]
                 with self._writing:
@@ -260,9 +263,6 @@ class EdgeStore:
                     # The old path stays in the files until they are rewritten, as what is deleted does.
                     self._update(self._renaming(part, document), [str(id) for id in part], forgets=len(part))
                     self._unoptimized += len(part)
-            with self._writing:
-                self._spoken.wrote(document.domain)
-                self._renamed.setdefault(document.domain, []).extend(ids)
         self._flush()
         with self._writing:
             self._ask_no_more()
