@@ -157,7 +157,9 @@ def _write(domain: Path, wanted: int) -> int:
     texts.sort(key=len)
     folders = -(-len(texts) // 100)
     for n, text in enumerate(texts):
-        path = domain / f"shelf-{n % folders:03}" / f"page-{n:05}.md"
+        turn, shelf = divmod(n, folders)
+        # There and back, so that no shelf gets the longer one each time.
+        path = domain / f"shelf-{folders - 1 - shelf if turn % 2 else shelf:03}" / f"page-{n:05}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return len(texts)
