@@ -24,7 +24,7 @@ from ingest.priority import lower_priority
 from ingest.watch import Watcher
 from rag import trace
 from rag.domains import FILE as DOMAIN_FILE
-from rag.errors import NotReady
+from rag.errors import NotReady, ReadingRoomError
 from rag.settings import Ingest
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,9 @@ class Ingester:
                 self.last_error = error
                 failures += 1
                 pause = min(_LONGEST_PAUSE_S, 2.0**failures)
-                log.exception("the index could not be brought up to date; it is tried again in %g s", pause)
+                known = isinstance(error, ReadingRoomError)  # it says what it is; anything else, where it comes from
+                reason = f": {error}" if known else ""
+                log.error("the index could not be brought up to date; it is tried again in %g s%s", pause, reason, exc_info=not known)
                 self._rescan = True  # whatever was taken is found again
                 self._serve_until(time.monotonic() + pause)
 

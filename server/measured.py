@@ -24,7 +24,7 @@ from rag.golden import Item
 from rag.importers import Imported
 from rag.records import Done, Event, Passage, Token
 from rag.results import folder
-from rag.settings import Settings
+from rag.settings import Settings, Store
 from server.activity import Bulk
 from server.app import ReadingRoom
 
@@ -58,7 +58,9 @@ def placed(settings: Settings, imported: Imported | None, usual: Settings) -> Se
         there.mkdir(parents=True, exist_ok=True)
         if not (data_dir / shared).is_symlink():
             (data_dir / shared).symlink_to(there, target_is_directory=True)
-    return dataclasses.replace(settings, data_dir=data_dir, corpora=place / "corpora" if imported is not None else settings.corpora)
+    corpora = place / "corpora" if imported is not None else settings.corpora
+    # In that folder even where the usual one is in a Qdrant server: the collection is of one data directory.
+    return dataclasses.replace(settings, data_dir=data_dir, corpora=corpora, store=Store())
 
 
 @contextmanager

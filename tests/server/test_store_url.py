@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rag.settings import Ingest, Settings, Store
+from server.measured import placed
 from tests.conftest import wait_until
 from tests.rag.qdrant import Qdrant
 from tests.server.conftest import Served
@@ -60,3 +62,11 @@ def test_an_index_that_is_gone_is_waited_for(tmp_path: Path) -> None:
             served.stop(kill=True)
         qdrant.stop()
     assert not served.network_log.exists(), served.network_log.read_text()
+
+
+def test_an_index_for_measuring_is_in_a_folder(tmp_path: Path) -> None:
+    """The collection is of one data directory, and what is measured with other settings has another one."""
+    usual = Settings(data_dir=tmp_path, store=Store(url="http://127.0.0.1:6333"))
+    assert placed(usual, None, usual).store == usual.store
+    tried = Settings(data_dir=tmp_path, store=usual.store, ingest=Ingest(chunk_tokens=100))
+    assert placed(tried, None, usual).store == Store()
