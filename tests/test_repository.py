@@ -169,7 +169,7 @@ def test_every_documented_setting_exists() -> None:
     sections = {key.partition(".")[0] for key in setting_keys() if "." in key}
     modules = {f"{path.parent.name}.{path.stem}" for package in OURS for path in (ROOT / package).glob("*.py")}
     written = set(re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_]+)`", guide()))
-    files = {name for name in written if name.endswith((".db", ".toml"))}
+    files = {name for name in written if name.endswith((".db", ".json", ".toml"))}
     assert written - set(setting_keys()) - modules - files == set()
 
 
