@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rag import models
+from rag import models, seal
 from rag.domains import Domain, read_domains
 from rag.errors import ReadingRoomError
 from rag.languages import named
 from rag.settings import Settings
-from rag.seal import unlock
 from server import elsewhere
 from server.auth import check_binding
 from server.keys import any_keys
@@ -301,7 +300,9 @@ def _watching(settings: Settings) -> Iterator[Check]:
 
 def _binding(settings: Settings) -> Iterator[Check]:
     try:
-        check_binding(settings.server, keys=any_keys(settings.data_dir, unlock(settings)))
+        # Only of what is there: to look makes nothing.
+        there = seal.is_encrypted(settings.data_dir) or seal.holdings(settings.data_dir)
+        check_binding(settings.server, keys=any_keys(settings.data_dir, seal.unlock(settings) if there else None))
         yield Check("listening", "ok", f"{settings.server.host}:{settings.server.port}")
     except ReadingRoomError as error:
         yield Check("listening", "broken", error.message, error.remedy)
