@@ -253,7 +253,7 @@ def test_without_the_extra_the_command_that_installs_it_is_told(settings: Settin
 
 
 def test_a_sealed_index_finds_what_one_in_clear_finds(tmp_path: Path) -> None:
-    """In the same order and with the same text, after a change of languages, a crash and a rewriting, too."""
+    """In the same order and with the same text, after a change of languages, a crash, a rewriting and a rename, too."""
     texts = ["The zebraquagga opens at nine.", "Die Häuser des Zebraquagga öffnen um neun.", "A cat sleeps."]
     of = dataclasses.replace(document("a/zoo.txt", 3), title="Opening times")
     chunks = [chunk(of, text, k, heading=("Hours",)) for k, text in enumerate(texts)]
@@ -269,8 +269,11 @@ def test_a_sealed_index_finds_what_one_in_clear_finds(tmp_path: Path) -> None:
         (tmp_path / name / "open").touch()  # as after a crash: another process examines the files
         store = EdgeStore(tmp_path / name, 8, "m", sealing)
         assert store.delete_chunks([chunks[2].id]) == 1
+        store.rename([(of.id, dataclasses.replace(document("a/hours.txt", 3), title="Times"))])
         passages = store.search(vectors[1], "Haus des Zebraquagga", limit=3)
         found.append([(p.chunk_id, p.text, p.path, p.title, p.heading, p.start, p.end, p.language) for p in passages])
         store.close()
     assert found[0] == found[1]
-    assert [text for _, text, *_ in found[0]] == [texts[1], texts[0]]
+    assert [(text, path, title) for _, text, path, title, *_ in found[0]] == [
+        (text, "a/hours.txt", "Times") for text in (texts[1], texts[0])
+    ]
