@@ -41,11 +41,14 @@ _KEY = "the-key-of-this-bench"
 _GROWTH = 0.03
 """Of the memory from the second round to the last, which is no leak: the allocator's own to and fro was 1 % here."""
 
+PAGES = ("start", "domains", "formats", "privacy", "models", "keys", "widget")
+"""Of the guide, which the questions are about: what there is to be asked, not how much, is the point here."""
+
 QUESTIONS = (
     "How do I add a domain?",
     "Which file formats can it read?",
     "Does anything leave my machine?",
-    "How do I delete a document?",
+    "How do I remove a domain?",
     "How can I use another language model?",
     "What is in the audit log?",
     "How do I put the widget on a page?",
@@ -113,9 +116,9 @@ class Listeners:
 def _listening(rounds: int, *, judged: bool) -> Part:
     with tempfile.TemporaryDirectory(prefix="readingroom-bench-") as name:
         folder = Path(name)
-        shutil.copytree(GUIDE, folder / "corpora" / "guide")
+        _write(folder / "corpora" / "guide")
         with Served(folder) as served:
-            served.wait_indexed(len(list(GUIDE.glob("*.md"))))
+            served.wait_indexed(len(PAGES))
             served.wait_quiet()
             files_before = _open_files(served.pid)
             errors: list[str] = []
@@ -165,6 +168,12 @@ def _round(served: Served, n: int, errors: list[str]) -> list[float]:
         return [one for took in askers.map(ask, range(_ASKERS)) for one in took]
 
 
+def _write(domain: Path) -> None:
+    domain.mkdir(parents=True)
+    for page in PAGES:
+        shutil.copy(GUIDE / f"{page}.md", domain)
+
+
 def _open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
@@ -204,10 +213,10 @@ def _flooded(turns: int, seconds: float, *, judged: bool) -> Part:
     alone, beside = [], []
     with tempfile.TemporaryDirectory(prefix="readingroom-bench-") as name:
         folder = Path(name)
-        shutil.copytree(GUIDE, folder / "corpora" / "guide")
+        _write(folder / "corpora" / "guide")
         with Served(folder, SERVER__KEY=_KEY) as served:
             served.client.headers["Authorization"] = f"Bearer {_KEY}"
-            served.wait_indexed(len(list(GUIDE.glob("*.md"))))
+            served.wait_indexed(len(PAGES))
             served.wait_quiet()
             _asked(served, 2.0)  # what is there to be read once is read
             for n in range(turns):

@@ -49,6 +49,12 @@ _SAID: Mapping[str, type] = {
 }
 
 _TEXT: Json = {"type": "string"}
+_EVENT: Json = {
+    "type": "object",
+    "description": "One event. `data` is a JSON object; in OpenAI's dialect, whose events have no name, the last one is `[DONE]`.",
+    "properties": {"event": _TEXT, "data": _TEXT},
+    "required": ["data"],
+}
 _BYTES: Json = {"type": "string", "format": "binary"}
 _ANY: Json = {}
 
@@ -59,14 +65,14 @@ def _said(name: str) -> Json:
 
 # Of these calls the answer has other types than the one that Litestar supposes; of None it has no body.
 _CONTENT: Mapping[str, Mapping[str, Json] | None] = {
-    "POST /rag/ask": {_JSON: _said("Answer"), _EVENTS: _TEXT},
-    "GET /rag/events": {_EVENTS: _TEXT},
+    "POST /rag/ask": {_JSON: _said("Answer"), _EVENTS: _EVENT},
+    "GET /rag/events": {_EVENTS: _EVENT},
     "GET /rag/documents/{document_id}/file": {"*/*": _BYTES},
     "GET /rag/conversations/export": {_JSON: {"type": "object"}, "application/jsonl": _TEXT},
     "GET /rag/conversations/{conversation_id}/export": {_JSON: {"type": "object"}, "text/markdown": _TEXT},
     "GET /metrics": {"text/plain": _TEXT},
-    "POST /v1/chat/completions": {_JSON: _said("ChatCompletion"), _EVENTS: _TEXT},
-    "POST /v1/completions": {_JSON: _said("Completion"), _EVENTS: _TEXT},
+    "POST /v1/chat/completions": {_JSON: _said("ChatCompletion"), _EVENTS: _EVENT},
+    "POST /v1/completions": {_JSON: _said("Completion"), _EVENTS: _EVENT},
     "POST /v1/embeddings": {_JSON: _said("EmbeddingList")},
     "POST /api/chat": {_JSON: _said("ChatReply"), _LINES: _TEXT},
     "POST /api/generate": {_JSON: _said("GenerateReply"), _LINES: _TEXT},

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.core.failures import FailureGroup
 from schemathesis.generation import GenerationMode
 
 from rag.settings import load
@@ -121,6 +122,8 @@ class Trial:
             conversation = client.post("/rag/conversations", json={"title": "kept"}).json()["id"]
         # Made-up ids find nothing: half of the good calls are about what there is.
         self._there = {"document_id": ids, "conversation_id": [conversation], "name": ["house"], "number": [1], "model_id": ["readingroom"]}
+        self._meant = {"conversation_id": [conversation], "domain": ["house"], "model": ["readingroom", "m"], "history": [[]]}
+        self._meant["messages"] = [[{"role": "user", "content": "When does the reading room open?"}]]
         self.statuses: Counter[str] = Counter()
         self.problems: list[str] = []
 
@@ -135,7 +138,7 @@ class Trial:
                     self._try(operation, mode)
                 except (Unsatisfiable, SkipTest):  # nothing of such a call can be wrong
                     continue
-                except Exception as error:
+                except (Exception, FailureGroup) as error:
                     self.problems.append(f"{operation.method.upper()} {operation.path} ({mode.value}): {error}")
 
     def _try(self, operation: Any, mode: GenerationMode) -> None:
@@ -154,6 +157,9 @@ class Trial:
             for parameter, values in self._there.items() if keeps else ():
                 if parameter in case.path_parameters and data.draw(st.booleans()):
                     case.path_parameters[parameter] = data.draw(st.sampled_from(values))
+            for field, values in self._meant.items() if keeps and isinstance(case.body, dict) else ():
+                if field in case.body and data.draw(st.booleans()):
+                    case.body[field] = data.draw(st.sampled_from(values))
             response = case.call(base_url=self._url)
             self.statuses[f"{response.status_code // 100}xx"] += 1
             case.validate_response(response, checks=self._checks)
