@@ -660,7 +660,6 @@ class Crash(BaseException):
 FAULTS = [
     ("ledger", "queue"), ("ledger", "mark"), ("store", "upsert_many"), ("store", "delete_chunks"), ("ledger", "commit"),
     ("ledger", "mark_deleting"), ("store", "delete_documents"), ("ledger", "delete"), ("embedder", "embed_passages"),
-    ("store", "rename"), ("ledger", "rename"), ("store", "reword"),
 ]  # fmt: skip
 
 
