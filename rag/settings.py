@@ -115,7 +115,7 @@ class Retrieve:
 
     passages: int = 4
     """Passages found for an answer, unless the call or the domain says otherwise."""
-    focus: float = 0.9
+    focus: float = 0.85
     """The model reads only passages that score at least this share of the best one; 0 gives it all of them."""
     candidates: int = 50
     """Candidates taken from each of the two searches before fusion."""
@@ -139,6 +139,10 @@ class Rerank:
     """Share of the second look in a passage's score, 0 to 1; the rest is the search's."""
     tokens: int = 64
     """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
+    read: int = 4
+    """Of the passages in their new order, the first so many are read whole, whether they hold the answer; 0 leaves that to the search."""
+    read_weight: float = 0.3
+    """Share in those passages' score of the chance that they hold the answer, 0 to 1."""
     threads: int = 0
     """CPU threads; 0 is all cores."""
 
@@ -388,6 +392,8 @@ _RANGES = {
     "rerank.candidates": (1, 200),
     "rerank.weight": (0, 1),
     "rerank.tokens": (16, 400),
+    "rerank.read": (0, 50),
+    "rerank.read_weight": (0, 1),
     "rerank.threads": (0, 1024),
     "engine.context_tokens": (256, 1_000_000),
     "engine.sequences": (0, 64),

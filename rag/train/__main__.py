@@ -13,7 +13,8 @@ second-mix POOL FILE        queries and passages for the second look
 second-learn MIX FOLDER     its weights, and a report
 second-pack FOLDER ... PACKAGE      the mean of what was learnt, as rag/rerank.py reads it
 
-reader-learn MIX FOLDER --begin FOLDER      the reader goes on from the second look, of the same queries and passages
+reader-learn MIX FOLDER --begin FOLDER ...      the reader goes on from the second look, of the same queries and passages
+reader-pack FOLDER ... PACKAGE      the mean of what was learnt, into the package of the second look
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     step = steps.add_parser("reader-learn")
     step.add_argument("mix", type=Path, help="as `second-mix` wrote it")
     step.add_argument("folder", type=Path)
-    step.add_argument("--begin", type=Path, help="what `second-learn` wrote; else the embedder's own weights")
+    step.add_argument("--begin", type=Path, nargs="+", default=[], help="what `second-learn` wrote, of several the mean; else the embedder")
     step.add_argument("--base", type=Path, help="as `second-base` wrote it; else the embedder's file is read")
     step.add_argument("--seconds", type=float, default=1e9)
     step.add_argument("--steps", type=int, default=1_000_000)
@@ -131,6 +132,10 @@ def main(arguments: list[str] | None = None) -> int:
     step.add_argument("--seed", type=int, default=1)
     step.add_argument("--workers", type=int, default=0, help="processes that put the steps together")
     step.add_argument("--device", default="cpu")
+
+    step = steps.add_parser("reader-pack")
+    step.add_argument("folders", type=Path, nargs="+")
+    step.add_argument("package", type=Path)
 
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -258,12 +263,15 @@ def _reader(given: argparse.Namespace) -> None:
     from rag.train import reader, weights
     from rag.train.pairs import Lessons
 
+    if given.step == "reader-pack":
+        weights.pack_reader(given.folders, given.package)
+        return
     recipe = reader.Recipe(
         seconds=given.seconds, steps=given.steps, rate=given.rate, pairs=given.pairs, seed=given.seed, workers=given.workers,
         device=given.device,
     )  # fmt: skip
     taught = Lessons.read(given.mix)
-    begin = weights.load(given.begin)[0] if given.begin else {}
+    begin = weights.mean(given.begin) if given.begin else {}
     learner = reader.Reader({**_encoder(given.base), **begin}, given.device)
     told = reader.train(learner, taught, recipe)
     weights.save(learner.arrays(), told, given.folder)  # before it is judged: what was learnt must not be lost

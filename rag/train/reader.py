@@ -4,7 +4,7 @@ As in SQuAD 2.0 (Rajpurkar, Jia and Liang 2018; Devlin and others 2019): each to
 first token of all, [CLS], stands for none. That is more to learn from a question than a yes or no, and it is what tells a passage that
 answers from one that only has all of its words. A second head over [CLS] and the mean says yes or no outright.
 
-It goes on from what the second look has learnt (`rerank.py`), of the same questions (`pairs.py`). What reads it: `rag/reader.py`.
+It goes on from what the second look has learnt (`rerank.py`), of the same questions (`pairs.py`). What reads it: `rag/rerank.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rag.rerank import likeliest
 from rag.train.lora import area, fall
 from rag.train.pairs import ASK, LONE, LONGEST_TEXT, LOST, NONE, PLAIN, SMALL, Array, Lessons
 from rag.train.rerank import Trunk
@@ -37,7 +38,6 @@ _NOT = {"lost": 0.06, "lost small": 0.05, "lost alone": 0.09, "lost among": 0.05
 _SHARES = _ANSWERED | _NOT
 _LIKE = {"lost small": "small", "lost alone": "alone", "lost among": "among"}  # the form of answered ones that each is judged against
 _POOLED = 0.5  # weight of the yes or no beside that of the place
-_LONGEST_ANSWER = 30  # tokens
 _TOLD = 50  # steps between two lines of the log
 
 
@@ -266,20 +266,6 @@ def _same(pairs: list[Pair]) -> list[Pair]:
     return pairs
 
 
-def best(spans: Array, head: int, length: int) -> tuple[float, int, int]:
-    """(margin, first, last) of the likeliest answer in logits (2, tokens): how far it is above none, and where it stands.
-
-    An answer is at most 30 tokens, within the passage, which is the tokens from `head` to the one before the last.
-    """
-    starts, ends = spans[0, head : length - 1], spans[1, head : length - 1]
-    if not len(starts):
-        return -20.0, 0, 0
-    both = np.triu(np.tril(starts[:, None] + ends[None, :], _LONGEST_ANSWER - 1)) + np.tril(np.full((len(starts),) * 2, -1e9), -1)
-    both += np.triu(np.full((len(starts),) * 2, -1e9), _LONGEST_ANSWER)
-    first, last = np.unravel_index(int(both.argmax()), both.shape)
-    return float(both[first, last] - spans[0, 0] - spans[1, 0]), head + int(first), head + int(last)
-
-
 def judge(reader: Reader, taught: Lessons, *, most: int = 1500) -> dict[str, Any]:
     """How it does on articles that it has not seen.
 
@@ -303,7 +289,7 @@ def judge(reader: Reader, taught: Lessons, *, most: int = 1500) -> dict[str, Any
                 some = pairs[at : at + 64]
                 spans, yes = reader(w, padded([(pair.ids, pair.head) for pair in some]))
                 for pair, logits, said in zip(some, spans.float().cpu().numpy(), yes.float().cpu().numpy(), strict=True):
-                    margin, first, last = best(logits, pair.head, len(pair.ids))
+                    margin, first, last = likeliest(logits, pair.head, len(pair.ids))
                     rows[kind].append((margin, float(said)))
                     right += (first, last) == (pair.start, pair.end)
                     touched += first <= pair.end and last >= pair.start

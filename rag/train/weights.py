@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from rag import _onnx, models, tomlfile
 from rag.errors import InvalidInput
 from rag.models import ModelFile
-from rag.rerank import MANIFEST, WEIGHTS
+from rag.rerank import MANIFEST, READER, WEIGHTS
 
 Array = np.ndarray[Any, Any]
 Tensors = Mapping[str, Array]
@@ -81,24 +81,46 @@ def pack(folders: Sequence[Path], package: Path, layers: int, base: ModelFile) -
     """
     if layers not in EXITS:
         raise InvalidInput(f"There are no heads after {layers} layers.", f"Choose one of: {', '.join(map(str, EXITS))}.")
-    learnt = [load(folder)[0] for folder in folders]
     told: dict[str, Array] = {}
-    for name in learnt[0]:
-        array = np.mean([each[name] for each in learnt], 0, dtype=np.float32)
+    for name, array in mean(folders).items():
         kind, _, rest = name.partition(".")
-        if (kind == "encoder" and int(name.split(".")[2]) >= layers) or (kind == "exits" and not rest.startswith(f"{layers}.")):
-            continue
-        if kind == "exits":
+        if kind == "exits" and rest.startswith(f"{layers}."):
             told[f"heads.{name.rpartition('.')[2]}"] = array
-        elif kind == "encoder" and array.ndim == 2:
-            scale = np.maximum(np.abs(array).max(1) / LARGEST, 1e-12).astype(np.float32)
-            told[name], told[f"{name}.scale"] = np.rint(array / scale[:, None]).astype(np.int8), scale
-        else:
-            told[name] = array.astype(np.float16) if array.ndim == 2 else array
-    package.mkdir(parents=True, exist_ok=True)
-    save_file(told, package / WEIGHTS)
-    digest = models.sha256(package / WEIGHTS)
-    manifest = package / MANIFEST
-    values = {"name": package.name, "base": base.name, "base_sha256": base.sha256, "sha256": digest, "layers": layers}
+        elif kind == "embeddings" or (kind == "encoder" and int(name.split(".")[2]) < layers):
+            told |= _rounded(name, array)
+    _write(told, package, WEIGHTS, "sha256")
+    values = {"name": package.name, "base": base.name, "base_sha256": base.sha256, "layers": layers}
     for name, value in values.items():
-        tomlfile.set_value(manifest, "reranker", name, value)
+        tomlfile.set_value(package / MANIFEST, "reranker", name, value)
+
+
+def pack_reader(folders: Sequence[Path], package: Path) -> None:
+    """Write the package's `reader.safetensors`, of the mean of what `reader-learn` learnt, and its sha256 into the manifest."""
+    told: dict[str, Array] = {}
+    for name, array in mean(folders).items():
+        kind, _, rest = name.partition(".")
+        if kind in ("embeddings", "encoder"):
+            told |= _rounded(name, array)
+        else:
+            told[f"heads.{rest}" if kind == "pool" else name] = array
+    _write(told, package, READER, "reader_sha256")
+
+
+def mean(folders: Sequence[Path]) -> dict[str, Array]:
+    """Of what was learnt in several trainings, tensor by tensor."""
+    learnt = [load(folder)[0] for folder in folders]
+    return {name: np.mean([each[name] for each in learnt], 0, dtype=np.float32) for name in learnt[0]}
+
+
+def _rounded(name: str, array: Array) -> dict[str, Array]:
+    """A tensor as it is shipped: matrices of the encoder in 7 bits with a scale a row, tables in 16, the rest as it is."""
+    if name.startswith("encoder.") and array.ndim == 2:
+        scale = np.maximum(np.abs(array).max(1) / LARGEST, 1e-12).astype(np.float32)
+        return {name: np.rint(array / scale[:, None]).astype(np.int8), f"{name}.scale": scale}
+    return {name: array.astype(np.float16) if array.ndim == 2 else array}
+
+
+def _write(told: Tensors, package: Path, name: str, key: str) -> None:
+    package.mkdir(parents=True, exist_ok=True)
+    save_file(dict(told), package / name)
+    tomlfile.set_value(package / MANIFEST, "reranker", key, models.sha256(package / name))

@@ -16,7 +16,7 @@ from rag import rerank as module
 from rag.errors import ModelUnusable
 from rag.models import locate
 from rag.records import Passage, Scores
-from rag.rerank import MANIFEST, PACKAGES, WEIGHTS, Reranker, rerank, text_of
+from rag.rerank import MANIFEST, PACKAGES, READER, WEIGHTS, Reranker, rerank, text_of
 from rag.settings import Rerank
 from tests.conftest import document
 
@@ -117,7 +117,7 @@ def test_no_text_and_odd_texts_are_judged_too(reranker: Reranker) -> None:
 def test_passages_are_put_in_order_with_both_scores(reranker: Reranker) -> None:
     """None is lost, those beyond `candidates` stay behind in their order, and the scores of the list fall."""
     found = [passage(text, score) for text, score in zip([*TEXTS, "Fifth.", "Sixth."], (0.9, 0.8, 0.7, 0.6, 0.5, 0.4), strict=True)]
-    after = rerank(QUESTION, found, reranker, Rerank(candidates=4, weight=1.0))
+    after = rerank(QUESTION, found, reranker, Rerank(candidates=4, weight=1.0, read=0))
     assert [p.text for p in after[:1]] == [ANSWERS]
     assert sorted(p.text for p in after[:4]) == sorted(TEXTS)
     assert [p.text for p in after[4:]] == ["Fifth.", "Sixth."]
@@ -129,9 +129,9 @@ def test_passages_are_put_in_order_with_both_scores(reranker: Reranker) -> None:
 def test_the_weight_is_the_share_of_the_second_look(reranker: Reranker) -> None:
     """0 leaves the search's order and scores."""
     found = [passage(text, score) for text, score in zip(TEXTS, (0.9, 0.8, 0.7, 0.6), strict=True)]
-    after = rerank(QUESTION, found, reranker, Rerank(weight=0.0))
+    after = rerank(QUESTION, found, reranker, Rerank(weight=0.0, read=0))
     assert [(p.text, p.score) for p in after] == [(p.text, p.score) for p in found]
-    half = {p.text: p for p in rerank(QUESTION, found, reranker, Rerank(weight=0.5))}
+    half = {p.text: p for p in rerank(QUESTION, found, reranker, Rerank(weight=0.5, read=0))}
     for before in found:
         mixed = half[before.text]
         assert mixed.scores.rerank is not None
@@ -154,6 +154,74 @@ def test_headings_are_read_with_the_passage() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("question", "answers", "nearly", "answer"),
+    [
+        (
+            "How high is the dam of Lake Orne?",
+            "Lake Orne was dammed in 1932. The dam is 87 metres high.",
+            "Lake Orne was dammed in 1932 by the engineer Mara Holt.",
+            "87 metres",
+        ),
+        (
+            "Who may use the parking garage?",
+            "The parking garage may be used by all staff with a permit.",
+            "The parking garage was painted last year and has three floors.",
+            "all staff",
+        ),
+        (
+            "When was the library in Holm opened?",
+            ANSWERS,
+            NEARLY,
+            "1904",
+        ),
+    ],
+)
+def test_the_reader_says_where_the_answer_stands(reranker: Reranker, question: str, answers: str, nearly: str, answer: str) -> None:
+    """And that a near miss, which has all of the words, holds none."""
+    filler = " ".join(f"Shelf {n} holds bound volumes of an old newspaper from the north." for n in range(40))
+    found = reranker.read(question, [nearly, answers, f"{filler} {answers} {filler}"])
+    assert found is not None
+    near, right, long = found
+    assert right.answerable > near.answerable + 0.2
+    assert answer in answers[right.start : right.end]
+    assert answer in f"{filler} {answers} {filler}"[long.start : long.end]
+
+
+def test_the_reader_reads_odd_texts_too(reranker: Reranker) -> None:
+    """Empty, one word without an end, a question of one sign, or longer than it reads."""
+    assert reranker.read(QUESTION, []) == []
+    for question in ("?", "x" * 8000, "why " * 500):
+        texts = ["", "a" * 50_000, "\n\n", ANSWERS]
+        found = reranker.read(question, texts)
+        assert found is not None
+        assert all(0 <= one.answerable <= 1 and 0 <= one.start <= one.end <= len(text) for one, text in zip(found, texts, strict=True))
+
+
+def test_the_first_passages_are_read_to_the_end(reranker: Reranker) -> None:
+    """As many as are to be; the others fall behind, and of them nobody says whether they answer."""
+    found = [passage(text, score) for text, score in zip(TEXTS, (0.9, 0.8, 0.7, 0.6), strict=True)]
+    before = rerank(QUESTION, found, reranker, Rerank(read=0))
+    assert all(each.scores.answerable is not None for each in before)  # as the second look thinks
+    after = rerank(QUESTION, found, reranker, Rerank(read=2, read_weight=1.0))
+    assert {each.text for each in after[:2]} == {each.text for each in before[:2]}
+    assert [each.scores.answerable is None for each in after] == [False, False, True, True]
+    assert after[0].text == ANSWERS
+    assert after[0].score == pytest.approx(after[0].scores.answerable)
+    assert [each.score for each in after] == sorted((each.score for each in after), reverse=True)
+
+
+def test_a_package_without_a_reader_only_orders(tmp_path: Path) -> None:
+    """As those that were made before there was one."""
+    path = copied(tmp_path)
+    (path / READER).unlink()
+    lines = (path / MANIFEST).read_text().splitlines(keepends=True)
+    (path / MANIFEST).write_text("".join(line for line in lines if not line.startswith("reader_")))
+    mine = Reranker(Rerank(model=str(path)))
+    assert mine.read(QUESTION, TEXTS) is None
+    assert rerank(QUESTION, [passage(text) for text in TEXTS], mine, Rerank())[0].scores.answerable is not None
+
+
 def copied(folder: Path) -> Path:
     """The package, to be broken."""
     shutil.copytree(PACKAGES / "reranker", folder / "mine")
@@ -166,9 +234,10 @@ def test_a_package_by_its_folder_is_the_same(reranker: Reranker, tmp_path: Path)
     assert mine.judge(QUESTION, TEXTS)[0].tobytes() == reranker.judge(QUESTION, TEXTS)[0].tobytes()
 
 
-def test_damaged_weights_are_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [WEIGHTS, READER])
+def test_damaged_weights_are_not_used(tmp_path: Path, name: str) -> None:
     """A single bit: they would judge, wrongly."""
-    path = copied(tmp_path) / WEIGHTS
+    path = copied(tmp_path) / name
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
@@ -199,7 +268,7 @@ def test_the_package_says_what_it_is_made_of() -> None:
     card = (PACKAGES / "reranker" / "README.md").read_text(encoding="utf-8")
     for word in ("CC BY-SA 4.0", "SQuAD", "Natural Questions", "SQuADShifts", "all-MiniLM-L6-v2", "SciFact"):
         assert word in card
-    assert (PACKAGES / "reranker" / WEIGHTS).stat().st_size < 25_000_000
+    assert sum((PACKAGES / "reranker" / name).stat().st_size for name in (WEIGHTS, READER)) < 25_000_000
 
 
 def test_a_model_that_is_not_there_is_an_error_with_a_remedy() -> None:
@@ -249,4 +318,6 @@ def test_a_name_finds_the_package_and_a_path_its_folder(tmp_path: Path) -> None:
     assert module.package_of("Reranker") == PACKAGES / "reranker"
     assert module.package_of(str(copied(tmp_path))) == tmp_path / "mine"
     assert module.package_of(str(tmp_path)) is None
-    assert {field.name for field in dataclasses.fields(Rerank)} == {"model", "candidates", "weight", "tokens", "threads"}
+    assert {field.name for field in dataclasses.fields(Rerank)} == {
+        "model", "candidates", "weight", "tokens", "threads", "read", "read_weight",
+    }  # fmt: skip
