@@ -1,8 +1,9 @@
 """The log of a server: lines for people or JSON for programs, each with the id of the request that it belongs to.
 
 All goes one way, through the root logger to one handler: our own lines, uvicorn's, llama.cpp's (`rag/_llama.py` hands them on), Python's
-warnings, and what ends a thread. A line is one line, whatever a file or a caller is called; no key stands in it. Nobody gives a logger a
-question, an answer or a query string, and libraries, which might, are held at `warning` or `info` even where ours say more.
+warnings, and what ends a thread. A line is one line, whatever a file or a caller is called, and each is looked through for keys as it is
+written. Nobody gives a logger a question, an answer or a query string, and libraries, which might, are held at `warning` or `info` even
+where ours say more.
 
 The line of each call is made in `server/requests.py`; where the id comes from, and goes along: `rag/trace.py`.
 """
@@ -18,7 +19,7 @@ from typing import Any, TextIO
 
 from rag import trace
 from rag.settings import Log
-from server.keys import Redacting, redact
+from server.keys import redact
 
 OURS = ("rag", "ingest", "server")
 
@@ -45,7 +46,6 @@ def configure(settings: Log, *secrets: str, stream: TextIO | None = None) -> Non
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(_FORMATS[settings.format](secrets))
     handler.addFilter(_tag)
-    handler.addFilter(Redacting(*secrets))
     root = logging.getLogger()
     for old in root.handlers[:]:
         if type(old) is logging.StreamHandler:  # those that listen for a test stay
@@ -75,17 +75,15 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
     logging.getLogger(__name__).error("the thread %s ended", name, exc_info=(args.exc_type, args.exc_value, args.exc_traceback))
 
 
-def _fields(record: logging.LogRecord, secrets: tuple[str, ...]) -> dict[str, Any]:
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """What the line says besides its message: the id of its request, and what was given as `extra`."""
     found = {"request_id": request} if (request := getattr(record, "request_id", "")) else {}
-    for name, value in vars(record).items():
-        if name not in _STANDARD and value is not None:
-            found[name] = redact(value, *secrets) if isinstance(value, str) else value
+    found.update((name, value) for name, value in vars(record).items() if name not in _STANDARD and value is not None)
     return found
 
 
 def _traceback(record: logging.LogRecord) -> str:
-    """Empty for none. `Redacting` has put it there as text, if it is not empty."""
+    """Empty for none."""
     if record.exc_info and not record.exc_text:
         record.exc_text = logging.Formatter().formatException(record.exc_info)
     return record.exc_text or ""
@@ -96,17 +94,17 @@ class Console(logging.Formatter):
 
     def __init__(self, secrets: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self._secrets = secrets
+        self._secrets = [secret.translate(_CONTROLS) for secret in secrets]
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and more only of a traceback: indented, so that nothing in it can pass for a line of its own."""
         line = f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
-        if fields := _fields(record, self._secrets):
+        if fields := _fields(record):
             line += " [" + " ".join(f"{name}={value}" for name, value in fields.items()) + "]"
         line = line.translate(_CONTROLS)
         for traced in _traceback(record).splitlines():
             line += "\n  " + traced.translate(_CONTROLS)
-        return line
+        return redact(line, *self._secrets)
 
 
 class Json(logging.Formatter):
@@ -114,7 +112,7 @@ class Json(logging.Formatter):
 
     def __init__(self, secrets: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self._secrets = secrets
+        self._secrets = [json.dumps(secret)[1:-1] for secret in secrets]  # as they look in the line
 
     def format(self, record: logging.LogRecord) -> str:
         """The object as ASCII: file names that are not valid text have a place in it, too."""
@@ -124,11 +122,11 @@ class Json(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record, self._secrets),
+            **_fields(record),
         }
         if traced := _traceback(record):
             line["exception"] = traced
-        return json.dumps(line, default=str)
+        return redact(json.dumps(line, default=str), *self._secrets)
 
 
 _FORMATS = {"console": Console, "json": Json}

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,9 +16,11 @@ import pytest
 import yaml
 
 from rag.engine import Engine
+from rag.engines import Engines, _Loaded
 from rag.generation import Generation, Request
 from rag.metrics import ENDS, PARSE_CODES, REFUSALS, Metrics
 from rag.records import Turn
+from rag.settings import Engine as EngineSettings
 from rag.settings import Limits, Server, Settings
 from server.app import ReadingRoom
 from server.http import create_app
@@ -330,3 +333,17 @@ def test_what_is_no_query_is_seen(query: str) -> None:
     """Functions and types are checked, too."""
     with pytest.raises(ValueError):
         promql.parse(query)
+
+
+def test_tokens_of_a_model_that_left_stay_counted(tmp_path: Path) -> None:
+    """A counter that goes back would be a restart to Prometheus."""
+
+    def engine(model: str, read: int, decoded: int) -> Any:
+        return SimpleNamespace(model=model, prefill_tokens=read, decode_tokens=decoded, running=0, waiting=0, stop=lambda: None)
+
+    engines = Engines(EngineSettings(), tmp_path, make=lambda settings, _: engine(settings.model, 5, 7))
+    engines._others["other"] = _Loaded(engine("other", 10, 20))
+    assert engines.tokens() == (15, 27)
+    assert asyncio.run(engines.unload("other")) is True
+    assert len(engines.loaded()) == 1
+    assert engines.tokens() == (15, 27)
