@@ -15,6 +15,7 @@ import io
 import json
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,8 +175,12 @@ def _pool(folder: Path) -> Read:
     """For choosing thresholds, and nothing else: questions about the articles of the training pool that nothing is trained on.
 
     Their passages are among every eighth of the others. One in four of these passages is left out: its questions have no answer then.
+    Passages in small letters get capitals, and what is asked of a lone sentence is left out: most questions that people wrote to have no
+    answer come in these forms, which documents do not have, and would be told by them.
     """
+    from rag.train.capitals import Capitals
     from rag.train.examples import split
+    from rag.train.pairs import LONE, form_of
     from rag.train.pool import Pool, fingerprint
 
     pool = Pool.read(_one(folder, "pool.json.gz"))
@@ -184,12 +189,18 @@ def _pool(folder: Path) -> Read:
     missing = {n for n in asked if int(fingerprint(pool.passages[n].text), 16) % 4 == 1}
     kept = {n: f"pool/{n:05}.txt" for n, each in enumerate(pool.passages) if each.text and n not in missing and (n in asked or n % 8 == 0)}
     items = []
+    questions: dict[int, list[str]] = defaultdict(list)
     for number, each in enumerate((*apart.answerable, *apart.unanswerable)):
+        if form_of(pool.passages[each.passage]) == LONE:
+            continue
+        questions[each.passage].append(each.question)
         answers = each.accepted if each.passage in kept else ()
         documents = (kept[each.passage],) if answers else ()
         items.append(Item(f"{each.source}-{number}", each.question, answers, documents, domain="pool"))
     items.sort(key=lambda item: fingerprint(item.question))  # all sources mixed, so that the first of them are a fair sample
-    return items, [File(path, pool.passages[n].text.encode()) for n, path in kept.items()]
+    capitals = Capitals(text.text for text in pool.passages)
+    texts = {n: capitals(text.text, *questions[n]) if (text := pool.passages[n]).small else text.text for n in kept}
+    return items, [File(path, texts[n].encode()) for n, path in kept.items()]
 
 
 def _one(folder: Path, *patterns: str) -> Path:

@@ -32,9 +32,10 @@ class Capitals:
             if form != word and 2 * count > forms.total() >= _LEAST_SEEN:
                 self._forms[word] = form
 
-    def __call__(self, text: str, question: str = "") -> str:
-        """The text with capitals. What the question writes with one within its sentence has it too."""
-        own = {match[0].lower(): match[0] for match in list(_WORD.finditer(question))[1:] if match[0] != match[0].lower()}
+    def __call__(self, text: str, *questions: str) -> str:
+        """The text with capitals. What a question writes with one within its sentence has it too."""
+        within = [match[0] for question in questions for match in list(_WORD.finditer(question))[1:]]
+        own = {word.lower(): word for word in within if word != word.lower()}
         firsts = {match.start() for start, end in answers.spans(text) if (match := _WORD.search(text, start, end))}
 
         def written(match: re.Match[str]) -> str:
