@@ -229,12 +229,12 @@ def test_in_kept_conversations_they_are_text(browser: Browser, served: Served, s
             told(page, re.compile(r"/rag/conversations/c{22}$"), "application/json", json.dumps(kept(batch)))
             page.goto("/health")
             page.goto(f"/#c={'c' * 22}")
-            expect(page.locator(".turn").first).to_have_attribute("data-state", "done")
+            expect(page.locator(".turn").first).to_have_attribute("data-state", "done", timeout=60_000)
             everything = shown(page, "body")
             for text in batch:
                 assert seen(text) in everything
             if n == 0:
-                expect(page.locator(".side-link")).to_have_count(len(texts))
+                expect(page.locator(".side-link")).to_have_count(len(texts), timeout=60_000)
                 for text in texts:
                     assert seen(text) in everything
                 page.locator(".side-actions").first.click()
@@ -256,7 +256,7 @@ def test_in_pickers_and_failures_they_are_text(browser: Browser, served: Served)
         told(page, "**/rag/domains", "application/json", json.dumps({"items": domains}))
         told(page, "**/rag/adapters", "application/json", json.dumps({"items": adapters}))
         page.goto("/")
-        expect(page.locator("#domain option")).to_have_count(len(OWN) + 1)
+        expect(page.locator("#domain option")).to_have_count(len(OWN) + 1, timeout=60_000)
         for n in (0, 3, len(OWN)):
             page.select_option("#domain", index=n)
             assert page.evaluate(_DANGERS, "main, .ask-tools") == []
@@ -268,6 +268,6 @@ def test_in_pickers_and_failures_they_are_text(browser: Browser, served: Served)
         page.fill("#question", "Why?")
         page.press("#question", "Enter")
         turn = page.locator(".turn").last
-        expect(turn).to_have_attribute("data-state", "failed")
+        expect(turn).to_have_attribute("data-state", "failed", timeout=60_000)
         assert seen(OWN[2]) in shown(page, ".turn")
         assert page.evaluate(_DANGERS, ".turn .answer") == []
