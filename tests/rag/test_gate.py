@@ -43,12 +43,6 @@ def test_every_sign_counts_in_its_direction(without: tuple[str, ...]) -> None:
     assert none.chance < gate._judged(given).chance
 
 
-def test_an_adapter_that_would_refuse_needs_more_against_it() -> None:
-    """Beyond what its sign weighs: at a half there is a step."""
-    below, above = (gate.heard(ALL, refusing).chance for refusing in (0.499, 0.501))
-    assert below > 1.3 * above
-
-
 def test_a_scale_of_its_own_is_not_weighed() -> None:
     """A reranker that does not judge answers has scores that no weights are known for."""
     given = replace(ALL, answerable=None, refusing=None)
