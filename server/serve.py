@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -47,15 +48,17 @@ def serve(settings: Settings) -> int:
             log.info("Reading Room is at http://%s:%d", shown, port, extra={"version": app_version(), "corpora": str(settings.corpora)})
         # uvicorn ends gracefully on these and then raises them again for whoever was there before; that is us, and we go on
         # to stop the room.
+        told: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
-        asyncio.run(_run(room, listener))
+            signal.signal(number, lambda number, _: told.append(number))
+        asyncio.run(_run(room, listener, told))
     finally:
         room.stop()
     return 0
 
 
-async def _run(room: ReadingRoom, listener: socket.socket) -> None:
+async def _run(room: ReadingRoom, listener: socket.socket, told: Sequence[int]) -> None:
+    """Serve until a signal; not at all if one was `told` while the application was made, before uvicorn listens to them."""
     app = create_app(room)
     config = uvicorn.Config(
         app,
@@ -66,7 +69,8 @@ async def _run(room: ReadingRoom, listener: socket.socket) -> None:
         timeout_graceful_shutdown=_LAST_S,
     )
     server = _Server(config, room, app)
-    await server.serve(sockets=[listener])
+    if not told:
+        await server.serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

@@ -17,7 +17,7 @@ import uvicorn
 from rag.settings import Engine, Server, Settings
 from server.app import ReadingRoom
 from server.http import create_app
-from server.serve import _listen, _Server
+from server.serve import _listen, _Server, serve
 from tests.scripted import DONE, Scripted, Step, head, said
 
 CALL = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hello?"}]}
@@ -155,3 +155,26 @@ def test_without_answers_it_stops_at_once(tmp_path: Path) -> None:
 
     with Scripted(models=["m"]) as model:
         asyncio.run(run(model.url))
+
+
+def test_a_signal_while_the_application_is_made_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would send it again: a container's stop would end with a kill."""
+    start, served = ReadingRoom.start, []
+
+    def made(room: ReadingRoom) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return create_app(room)
+
+    async def listening(self: _Server, sockets: Any = None) -> None:
+        served.append(self)
+
+    monkeypatch.setattr(ReadingRoom, "start", lambda room: start(room, index=False, engine=False))
+    monkeypatch.setattr("server.serve.create_app", made)
+    monkeypatch.setattr(_Server, "serve", listening)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert serve(Settings(data_dir=tmp_path / "data", corpora=tmp_path / "corpora", server=Server(port=0))) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert served == []
