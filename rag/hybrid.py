@@ -32,20 +32,20 @@ class Query:
     vector: Any
     dense: bool
     limit: int
-    ids: Collection[str] | None = None
+    ids: Collection[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A point that was found, with its fused score and both that this is made of."""
+    """A point that was found, with its fused score and both that this is made of. Its id is as the store gave it."""
 
-    id: str
+    id: Any
     score: float
     scores: Scores
 
 
 def search(
-    ask: Callable[[Sequence[Query]], Sequence[dict[str, float]]],
+    ask: Callable[[Sequence[Query]], Sequence[dict[Any, float]]],
     vector: NDArray[np.float32],
     words: Any,
     literals: Sequence[Any] = (),

@@ -544,18 +544,18 @@ class EdgeStore:
             candidates=candidates,
             weights=weights,
         )
-        ids = [uuid.UUID(hit.id) for hit in hits]
-        records = {str(record.id): record for record in self._read(lambda shard: shard.retrieve(ids, with_payload=True, with_vector=False))}
-        return [passage_of(hit.id, self._said(records[hit.id]), hit.score, hit.scores) for hit in hits if hit.id in records]
+        ids = [hit.id for hit in hits]
+        records = {record.id: record for record in self._read(lambda shard: shard.retrieve(ids, with_payload=True, with_vector=False))}
+        return [passage_of(str(hit.id), self._said(records[hit.id]), hit.score, hit.scores) for hit in hits if hit.id in records]
 
-    def _query(self, queries: Sequence[hybrid.Query], where: Any) -> list[dict[str, float]]:
-        """The scores by id of what each query finds."""
+    def _query(self, queries: Sequence[hybrid.Query], where: Any) -> list[dict[uuid.UUID, float]]:
+        """The scores by id of what each query finds. As Qdrant has the ids: to make text of each and back takes 0.3 ms a question."""
         edge = self._edge
         requests = [
             edge.QueryRequest(
                 limit=query.limit,
                 query=edge.Query.Nearest(query.vector.tolist() if query.dense else query.vector, using=DENSE if query.dense else SPARSE),
-                filter=where if query.ids is None else edge.Filter(must=[edge.HasIdCondition({uuid.UUID(id) for id in query.ids})]),
+                filter=where if query.ids is None else edge.Filter(must=[edge.HasIdCondition(set(query.ids))]),
                 with_payload=False,
             )
             for query in queries
@@ -565,7 +565,7 @@ class EdgeStore:
             found = self._read(lambda shard: shard.query_batch(batch))
         except Exception as error:
             raise StoreBroken(f"The search failed: {error}", "See the log; deleting `data_dir/store` rebuilds the index.") from error
-        return [{str(point.id): point.score for point in points} for points in found]
+        return [{point.id: point.score for point in points} for points in found]
 
     def _filter(
         self,
