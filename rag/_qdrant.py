@@ -184,6 +184,7 @@ class Collection:
                     self._server.call(lambda client: client.delete_collection(self.name))
                     self._make()
                 elif self._error is not None or not self.opened:
+                    self._index()  # where the server failed between the collection and its indexes; what is there stays
                     self.opened += 1
             except Gone:
                 self._error = self._gone()
@@ -194,8 +195,12 @@ class Collection:
             self._error = None
 
     def _watch(self) -> None:
-        while not self._server.stopping.wait(_LOOK_S if self._error is None else _LOOK_AGAIN_S):
+        looked = time.monotonic()
+        while not self._server.stopping.wait(min(_LOOK_S, _LOOK_AGAIN_S)):
             before = self._error
+            if before is None and time.monotonic() - looked < _LOOK_S:
+                continue  # but a call that fails meanwhile is not left to wait for so long
+            looked = time.monotonic()
             try:
                 self.look()
             except ReadingRoomError as error:
@@ -219,10 +224,13 @@ class Collection:
                 metadata={_OURS: self._about},
             )
         )
+        self._see_it_is_kept()
         self._index()
+        self.opened += 1
+
+    def _see_it_is_kept(self) -> None:
         if (self._server.call(lambda client: client.get_collection(self.name)).config.metadata or {}).get(_OURS) != self._about:
             raise StoreBroken(f"{self._server} does not keep what a collection says of itself.", "Use Qdrant 1.16 or newer.")
-        self.opened += 1
 
     def _index(self) -> None:
         for field in ("domain", "document_id", "words"):
@@ -248,8 +256,9 @@ class Collection:
                     f"The collection {self.name!r} at {self._server.url} is not one of Reading Room.",
                     "Set store.collection to another name.",
                 )
-            self._index()
             self._server.call(lambda client: client.update_collection(self.name, metadata={_OURS: self._about}))
+            self._see_it_is_kept()
+            self._index()
             return False
         if about.get("owner") != self._about["owner"]:
             raise StoreBroken(

@@ -31,8 +31,12 @@ class Qdrant:
         """What is wrong with every call."""
         self.calls: list[tuple[str, str, dict[str, str]]] = []
         """Method, path and headers as they came."""
+        self.index_fault: Fault | None = None
+        """What is wrong with the making of an index."""
         self.deaf = False
         """Deletes are acknowledged and not carried out."""
+        self.forgetful = False
+        """What a collection says of itself is not kept, as before 1.16."""
         self.release = threading.Event()
         self._lock = threading.Lock()  # the local mode is for one caller at a time
         self._http: ThreadingHTTPServer | None = None
@@ -75,6 +79,8 @@ class Qdrant:
         self.calls.append((method, path, {name.lower(): value for name, value in handler.headers.items()}))
         body = handler.rfile.read(int(handler.headers.get("content-length", 0)))
         fault = self.fault if self.fault is not None else self.faults.popleft() if self.faults else None
+        if path.endswith("/index") and self.index_fault is not None:
+            fault = self.index_fault
         handler.close_connection = True
         if fault == "hang":
             self.release.wait(60)
@@ -108,7 +114,10 @@ class Qdrant:
             asked = models.CreateCollection.model_validate(body)
             assert isinstance(asked.vectors, dict)
             made = self.client.create_collection(
-                name, vectors_config=asked.vectors, sparse_vectors_config=asked.sparse_vectors, metadata=asked.metadata
+                name,
+                vectors_config=asked.vectors,
+                sparse_vectors_config=asked.sparse_vectors,
+                metadata=None if self.forgetful else asked.metadata,
             )
             return _result(made)
         if not there:
@@ -180,7 +189,7 @@ def _query(qdrant: Qdrant, name: str, body: dict[str, Any]) -> Any:
 
 _CALLS: dict[tuple[str, str], Callable[[Qdrant, str, dict[str, Any]], Any]] = {
     ("GET", ""): lambda qdrant, name, body: qdrant.client.get_collection(name),
-    ("PATCH", ""): lambda qdrant, name, body: qdrant.client.update_collection(name, metadata=body["metadata"]),
+    ("PATCH", ""): lambda qdrant, name, body: qdrant.forgetful or qdrant.client.update_collection(name, metadata=body["metadata"]),
     ("DELETE", ""): lambda qdrant, name, body: qdrant.client.delete_collection(name),
     ("PUT", "index"): lambda qdrant, name, body: {"operation_id": 1, "status": "completed"},
     ("PUT", "points"): _upsert,

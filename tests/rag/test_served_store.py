@@ -284,6 +284,34 @@ def test_a_collection_that_is_not_ours_is_left_alone_and_an_empty_one_taken(qdra
     assert qdrant.client.count("foreign").count == 1
 
 
+def test_a_collection_that_was_half_made_gets_its_indexes(qdrant: Qdrant) -> None:
+    """The server failed between the collection and the fields to search by: without these a real one counts no documents."""
+    qdrant.index_fault = 503
+    store = connected(qdrant)
+    try:
+        assert isinstance(store.error, StoreUnreachable)
+        assert qdrant.client.collection_exists("readingroom")
+        qdrant.calls.clear()
+        qdrant.index_fault = None
+        wait_until(lambda: store.error is None, what="the server is well again")
+        assert sum(path == "/collections/readingroom/index" for _, path, _ in qdrant.calls) >= 3
+    finally:
+        store.close()
+
+
+def test_a_server_that_keeps_no_metadata_is_said_to_be_too_old_each_time(qdrant: Qdrant) -> None:
+    """Else two data directories would share one collection, each deleting the other's passages."""
+    qdrant.forgetful = True
+    store = connected(qdrant)
+    try:
+        for _ in range(2):
+            with pytest.raises(StoreBroken, match="does not keep what a collection says of itself"):
+                store._collection.look()
+        assert isinstance(store.error, StoreBroken)
+    finally:
+        store.close()
+
+
 def test_a_data_directory_keeps_its_name(tmp_path: Path) -> None:
     """Each has its own."""
     (tmp_path / "other").mkdir()
@@ -382,6 +410,21 @@ def test_who_is_down_is_not_asked_by_every_caller(qdrant: Qdrant, monkeypatch: p
         assert len(qdrant.calls) == asked
     finally:
         qdrant.release.set()
+        store.close()
+
+
+def test_a_server_that_went_a_moment_ago_is_looked_for_soon(qdrant: Qdrant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the next look at one that is well would have been due."""
+    monkeypatch.setattr(_qdrant, "_LOOK_S", 3600)
+    store = connected(qdrant)
+    try:
+        qdrant.stop()
+        with pytest.raises(StoreUnreachable):
+            store.count()
+        qdrant.start()
+        wait_until(lambda: store.error is None, what="the server is found")
+        assert store.count() == 0
+    finally:
         store.close()
 
 
