@@ -237,8 +237,9 @@ function changed(records) {
     else if (cursor === null) fresh.push(record);
     if (!record.removed) documentChanged(record);
   }
-  const unknown = view.kind && records.some(({ id, removed }) => !removed && !documents.has(id));
-  if (fresh.length > PAGE || fresh.length + documents.size > MOST || unknown) listSoon(); // thousands of rows would stop the page
+  const unknown = view.kind && cursor === null && records.some(({ id, removed }) => !removed && !documents.has(id));
+  const many = fresh.length > PAGE || (fresh.length > 0 && fresh.length + documents.size > MOST); // thousands of rows would stop the page
+  if (many || unknown) listSoon();
   else if (fresh.length) documents = withFresh(fresh);
   draw();
   countsSoon();

@@ -9,6 +9,7 @@ import { count } from "./format.js";
 
 const ALL = ""; // the path of the item for everything
 const TYPED = 700; // ms in which letters belong together
+const AT_ONCE = 100; // paths in one call, as the server has it
 const LOOK_EVERY = 2_000; // ms between two counts of the folders while a bulk comes in: each goes through their documents
 
 /** `choose(path)` is called for the item that is chosen: "" for all, else a domain or a folder. */
@@ -65,7 +66,8 @@ export class Tree {
     const { signal } = (this.#fetching = new AbortController());
     const wanted = [ALL, ...this.#open];
     try {
-      const found = await listFolders(wanted, signal);
+      const found = [];
+      for (let at = 0; at < wanted.length; at += AT_ONCE) found.push(...await listFolders(wanted.slice(at, at + AT_ONCE), signal));
       for (const path of wanted) this.#below.set(path, found.filter((folder) => parentOf(folder.path) === path));
       this.#draw();
     } catch (error) {
