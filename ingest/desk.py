@@ -7,6 +7,7 @@ the index. Deleting is the ingester's own. Every call blocks, most for milliseco
 from __future__ import annotations
 
 import mimetypes
+import os
 import shutil
 import threading
 import time
@@ -143,10 +144,12 @@ def _on_disk(paths: Iterable[Path]) -> int:
     """Bytes of the disk that files take, and folders with all that is in them; most of the store's are holes."""
     total = 0
     for path in paths:
-        for file in path.rglob("*") if path.is_dir() else [path]:
+        # Not `rglob`, which raises for a folder that goes meanwhile, as the store's do when they are written anew.
+        within = (os.path.join(top, name) for top, folders, files in os.walk(path) for name in (*folders, *files))
+        for file in within if path.is_dir() else [path]:
             try:
-                info = file.lstat()
-            except OSError:  # renamed meanwhile, as the store does
+                info = os.stat(file, follow_symlinks=False)
+            except OSError:
                 continue
             total += info.st_blocks * 512
     return total

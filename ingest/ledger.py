@@ -673,6 +673,7 @@ def _encode_cursor(sort: str, value: Any, path: str) -> str:
 def _decode_cursor(cursor: str, sort: str) -> tuple[str | float, str]:
     try:
         given, value, path = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        f"{value}{path}".encode()  # half a character is none that SQLite takes
     except (ValueError, TypeError, binascii.Error, UnicodeDecodeError, RecursionError):
         given, value, path = None, None, None
     fits = isinstance(value, str | float) or (isinstance(value, int) and -(2**63) <= value < 2**63)  # what SQLite can compare

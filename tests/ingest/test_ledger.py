@@ -154,7 +154,12 @@ def test_a_search_takes_percent_and_underscore_as_they_are(ledger):
     assert [d.path for d in ledger.documents(q="tea")[0]] == ["d/acb.md"]
 
 
-@pytest.mark.parametrize("cursor", ["nonsense", "", "bnVsbA", "WzEsMl0", "\u00e9", "W10", "=", "a" * 5000])
+# Half a character, which JSON can write and SQLite cannot compare.
+_LONE = module._encode_cursor("path", "\ud800", "d/a.md")
+_LONE_PATH = module._encode_cursor("path", "d/a.md", "\ud800")
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "", "bnVsbA", "WzEsMl0", "\u00e9", "W10", "=", "a" * 5000, _LONE, _LONE_PATH])
 def test_a_cursor_that_is_not_ours_is_refused(ledger, cursor):
     with pytest.raises(InvalidInput):
         ledger.documents(cursor=cursor)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
+import shutil
 import typing
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -197,6 +199,25 @@ def test_what_is_left_out_and_what_it_all_takes_is_told(room: ReadingRoom) -> No
         is_problem(await client.post("/rag/documents/retry", json={}), 503, "not_ready")  # nobody here could read them
 
     talk(room, run)
+
+
+def test_an_index_that_is_written_anew_meanwhile_is_measured(room: ReadingRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its former files go while they are looked at."""
+    for name in ("shard-old", "shard-new"):
+        (room.settings.data_dir / "store" / name / "deep").mkdir(parents=True)
+        (room.settings.data_dir / "store" / name / "points").write_text("x")
+    stat, gone = os.stat, list[Path]()
+
+    def rewritten(path: Any, **options: Any) -> os.stat_result:
+        file = Path(path) if isinstance(path, str | Path) else Path()
+        if file.name == "points" and not gone:
+            gone.append(file.parent.with_name("shard-new" if file.parent.name == "shard-old" else "shard-old"))
+            shutil.rmtree(gone[0])
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", rewritten)
+    assert room.desk.storage(None).index_bytes > 0
+    assert gone
 
 
 def test_a_key_of_one_domain_is_told_of_no_other_and_only_an_administrator_changes_domains(room: ReadingRoom) -> None:
