@@ -36,8 +36,10 @@ class Resealed:
 def encrypt(data_dir: Path, secret: str, say: Say = lambda line: None) -> Resealed:
     """Encrypt what lies there in clear.
 
-    Raises `DataLocked`, `InvalidInput`, `DatabaseBroken`, `StoreBroken`, `StoreFull`, `StoreLocked`, `MissingPackage`.
+    Raises `DataLocked`, `InvalidInput`, `DatabaseBroken`, `StoreBroken`, `StoreFull`, `StoreLocked`, and `MissingPackage` before anything
+    is changed.
     """
+    db.cipher()  # here already: what was begun has to be ended before anything else can open the data directory
     if seal.is_encrypted(data_dir):
         ring = _goes_on(data_dir, secret, "encrypt", "It is encrypted already.")
     else:
@@ -50,6 +52,7 @@ def encrypt(data_dir: Path, secret: str, say: Say = lambda line: None) -> Reseal
 
 def decrypt(data_dir: Path, secret: str, say: Say = lambda line: None) -> Resealed:
     """Write everything in clear again. Raises as `encrypt`, and `DataInClear`."""
+    db.cipher()
     if seal.begun_change(data_dir):
         ring = _goes_on(data_dir, secret, "decrypt")
     else:
@@ -66,6 +69,7 @@ def rekey(data_dir: Path, secret: str, new_secret: str, say: Say = lambda line: 
 
     Raises as `decrypt`.
     """
+    db.cipher()
     if seal.begun_change(data_dir):
         ring = _goes_on(data_dir, new_secret, "rekey")
     else:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rag import db
 from rag.errors import DataInClear, DataLocked, InvalidSettings, MissingPackage
 from rag.settings import Encryption, Settings
 
@@ -213,7 +214,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _begun(data_dir: Path, secret: str) -> str:
-    """The text of the file, which is made now; of another process if that made it meanwhile."""
+    """The text of the file, which is made now; of another process if that made it meanwhile. Without the packages nothing is made."""
+    db.cipher()
     data_dir.mkdir(parents=True, exist_ok=True)
     partial = _partial(data_dir, _locked(secret, Ring((new_key(),))))
     with contextlib.suppress(FileExistsError):

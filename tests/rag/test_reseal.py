@@ -6,6 +6,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from rag import seal
 from rag.conversations import Conversations
 from rag.db import Database
-from rag.errors import DatabaseBroken, DataLocked, InvalidInput
+from rag.errors import DatabaseBroken, DataLocked, InvalidInput, MissingPackage
 from rag.reseal import Resealed, decrypt, encrypt, rekey
 from rag.seal import unlock
 from rag.settings import Encryption, Settings
@@ -232,6 +233,25 @@ def test_a_database_that_another_program_has_open_is_not_written_under_it(settin
     database = Database(settings.data_dir / "audit.db", AUDIT, unlock(keyed(settings, KEY)))
     assert database.read("SELECT act FROM audit") == [("dikdikkudu",), ("b",), ("c",)]
     database.close()
+
+
+def test_without_sqlcipher_nothing_is_begun(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ciphers may be there without it, brought along by another program; a change that is begun keeps everything shut until it ends."""
+
+    def refused(change: Callable[[], Resealed]) -> None:
+        with monkeypatch.context() as patch:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "sqlcipher3"]:
+                patch.delitem(sys.modules, name)
+            patch.setitem(sys.modules, "sqlcipher3", None)
+            with pytest.raises(MissingPackage):
+                change()
+        assert seal.begun_change(settings.data_dir) == ""
+
+    refused(lambda: encrypt(settings.data_dir, KEY))
+    assert not seal.is_encrypted(settings.data_dir)
+    encrypt(settings.data_dir, KEY)
+    refused(lambda: decrypt(settings.data_dir, KEY))
+    refused(lambda: rekey(settings.data_dir, KEY, OTHER))
 
 
 def test_what_is_encrypted_already_is_left_as_it_is(settings: Settings) -> None:

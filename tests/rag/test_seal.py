@@ -242,7 +242,7 @@ def test_a_database_of_another_key_is_left_alone(settings: Settings) -> None:
 
 @pytest.mark.parametrize("package", ["sqlcipher3", "cryptography"])
 def test_without_the_extra_the_command_that_installs_it_is_told(settings: Settings, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either package may be the one that lacks."""
+    """Either package may be the one that lacks; and nothing is made, which would not open again without the key."""
     with monkeypatch.context() as patch:
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:
             patch.delitem(sys.modules, name)
@@ -250,6 +250,7 @@ def test_without_the_extra_the_command_that_installs_it_is_told(settings: Settin
         with pytest.raises(MissingPackage, match=package) as caught:
             Database(settings.data_dir / "a.db", TABLE, unlock(settings))
     assert ".[encryption]" in caught.value.remedy
+    assert not seal.is_encrypted(settings.data_dir)
 
 
 def test_a_sealed_index_finds_what_one_in_clear_finds(tmp_path: Path) -> None:

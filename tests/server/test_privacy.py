@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rag import seal
 from rag.conversations import Conversations
 from rag.seal import unlock
 from rag.settings import Encryption, Settings
@@ -127,6 +128,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def shown(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
     assert main(["privacy", "show", "--json", "--data-dir", str(data_dir)]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -160,6 +162,23 @@ def test_without_a_key_nothing_is_written_anew(data_dir: Path, action: list[str]
     assert main(["privacy", *action, "--data-dir", str(data_dir)]) == 1
     assert "READINGROOM_ENCRYPTION__KEY" in capsys.readouterr().err
     assert (data_dir / "conversations.db").read_bytes() == before
+
+
+def test_another_key_that_is_in_the_settings_already_ends_what_was_cut_short(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who put it there when the command was killed can go on all the same; without a change that was begun it is a mistake."""
+    rekey = ["privacy", "rekey", "--new-key-file", str(tmp_path / "new"), "--data-dir", str(data_dir)]
+    (tmp_path / "new").touch(0o600)
+    (tmp_path / "new").write_text(NEW)
+    monkeypatch.setenv("READINGROOM_ENCRYPTION__KEY", KEY)
+    assert main(["privacy", "encrypt", "--data-dir", str(data_dir)]) == 0
+    seal.write(data_dir, NEW, seal.Ring((*seal.read(data_dir, KEY).keys, seal.new_key()), "rekey"))
+    monkeypatch.setenv("READINGROOM_ENCRYPTION__KEY", NEW)
+    assert main(rekey) == 0, capsys.readouterr().err
+    assert shown(data_dir, capsys)["unfinished"] == ""
+    assert main(rekey) == 1
+    assert "is the old one" in capsys.readouterr().err
 
 
 def test_a_data_directory_in_use_is_not_written_anew(
