@@ -109,6 +109,11 @@ def set_by_hand(settings: Settings) -> dict[str, Any]:
     }
 
 
+def secrets_of(settings: Settings) -> list[str]:
+    """The settings that are secret, for a log in which they must not stand."""
+    return [value for key, value in _flat(dataclasses.asdict(settings)).items() if key in _SECRET and value]
+
+
 def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():

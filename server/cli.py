@@ -152,10 +152,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _keep_secrets(settings: Settings) -> None:
     """From here on no key is written to a log, whoever logs it."""
+    from server.audit import secrets_of
     from server.keys import Redacting
 
     for handler in logging.getLogger().handlers:
-        handler.addFilter(Redacting(settings.server.key, settings.engine.key, settings.encryption.key))
+        handler.addFilter(Redacting(*secrets_of(settings)))
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -170,10 +171,11 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
     from server import logs
+    from server.audit import secrets_of
     from server.serve import serve
 
     level = "debug" if args.verbose else settings.log.level
-    logs.configure(replace(settings.log, level=level), settings.server.key, settings.engine.key, settings.encryption.key)
+    logs.configure(replace(settings.log, level=level), *secrets_of(settings))
     if not settings.ephemeral:
         return serve(settings)
     from server.ephemeral import ephemeral

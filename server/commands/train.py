@@ -279,6 +279,7 @@ class _Run:
     def _end(self, told: dict[str, Any], evaluation: dict[str, Any], lesson: Any) -> int:
         from rag import adapters
         from rag.train import domain
+        from server.audit import noted_here
 
         install = evaluation["helped"] or self._args.install
         where = self._folder
@@ -287,6 +288,7 @@ class _Run:
             shutil.copyfile(self._folder / domain.CARD, package.folder / domain.CARD)
             shutil.rmtree(self._folder)
             where = package.folder
+            noted_here(self._settings, "adapter.add", package.name, domain=self._args.domain)
         if self._args.json:
             fields = {"name": self._name, "domain": self._args.domain, "installed": install, "helped": evaluation["helped"]}
             fields |= {"folder": str(where), "documents": lesson.documents, "questions": lesson.questions, "apart": lesson.apart}

@@ -20,7 +20,7 @@ from rag import trace
 from rag.errors import ModelUnusable, QueueFull
 from rag.metrics import Metrics
 from rag.settings import Log
-from server import logs
+from server import cli, logs
 from server.requests import Requests
 
 TOKEN = "rrs_abcdefgh_" + "x" * 43
@@ -285,3 +285,26 @@ def test_what_went_wrong_is_in_the_line(logged: Logged) -> None:
     call(full, "/", metrics=metrics)
     assert logged.objects[-1]["code"] == "queue_full"
     assert metrics.registry.get_sample_value("readingroom_http_problems_total", {"code": "queue_full"}) == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "domains"])
+def test_no_secret_of_the_settings_is_logged(
+    logged: Logged, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever it is, by a server or by a command, and whoever logs it."""
+    secrets = {name: f"open-sesame-{name}" for name in ("SERVER__KEY", "ENGINE__KEY", "ENCRYPTION__KEY", "STORE__API_KEY")}
+    for name, secret in secrets.items():
+        monkeypatch.setenv(f"READINGROOM_{name}", secret)
+
+    def says_all(*_: Any) -> int:
+        logging.getLogger("server.test").error("among them %s", " ".join(secrets.values()))
+        return 0
+
+    logging.getLogger().addHandler(logging.StreamHandler(logged.stream))
+    monkeypatch.setattr("server.serve.serve", says_all)
+    monkeypatch.setitem(cli._COMMANDS, "domains", says_all)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([command]) == 0
+    written = logged.stream.getvalue() + capsys.readouterr().err
+    assert "among them ***" in written
+    assert "sesame" not in written

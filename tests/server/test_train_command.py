@@ -22,6 +22,7 @@ from rag.models import ModelFile
 from rag.settings import load
 from rag.train import convert
 from rag.train.questions import passages
+from server.audit import FILE, Audit
 from server.cli import main
 from server.commands import train as command
 from tests.conftest import ROOT, document
@@ -122,6 +123,9 @@ def test_one_is_installed_and_told_to_programs(run: Run, tmp_path: Path, tiny: P
     assert (package.licence, package.description[:25]) == ("CC0-1.0", "Taught further from first")
     assert (package.folder / "README.md").read_text().startswith("# second: the domain ham")
     assert list((data_dir / "training").iterdir()) == []
+    log = Audit(data_dir / FILE)
+    assert [(one["act"], one["target"]) for one in log.entries()] == [("adapter.add", "second")]
+    log.close()
     status, _, err = run(*args)
     assert status == 1
     assert "--force" in err
