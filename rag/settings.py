@@ -115,7 +115,7 @@ class Retrieve:
 
     passages: int = 4
     """Passages found for an answer, unless the call or the domain says otherwise."""
-    focus: float = 0.85
+    focus: float = 0.88
     """The model reads only passages that score at least this share of the best one; 0 gives it all of them."""
     candidates: int = 50
     """Candidates taken from each of the two searches before fusion."""
@@ -141,7 +141,7 @@ class Rerank:
     """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
     read: int = 4
     """Of the passages in their new order, the first so many are read whole, whether they hold the answer; 0 leaves that to the search."""
-    read_weight: float = 0.3
+    read_weight: float = 0.12
     """Share in those passages' score of the chance that they hold the answer, 0 to 1."""
     threads: int = 0
     """CPU threads; 0 is all cores."""
