@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -119,11 +120,24 @@ def _kept(data_dir: Path) -> list[_Kept]:
         path = data_dir / name
         if not path.exists():
             continue
-        files = [path.with_name(name + suffix) for suffix in ("", "-wal", "-shm")] if name.endswith(".db") else list(path.rglob("*"))
-        # Blocks, not lengths: the index's files are mostly holes. A link is no file of ours.
-        size = sum(file.lstat().st_blocks * 512 for file in files if file.exists() and not file.is_symlink())
+        files = [path.with_name(name + suffix) for suffix in ("", "-wal", "-shm")] if name.endswith(".db") else _within(path)
+        size = sum(map(_on_disk, files))
         found.append(_Kept(name, holds, size, not seal.in_clear(path) if name.endswith(".db") else sealed and name == "store"))
     return found
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    """All that is in a folder. Not by `rglob`, which raises for a folder that goes meanwhile, as a running server's do."""
+    for top, folders, files in os.walk(folder):
+        yield from (Path(top, name) for name in (*folders, *files))
+
+
+def _on_disk(file: Path) -> int:
+    """Bytes of the disk: by blocks, not length, since the index's files are mostly holes; of a link its own. 0 for what is gone."""
+    try:
+        return file.lstat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 def _show(args: argparse.Namespace, settings: Settings) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,6 +155,26 @@ def test_show_says_what_is_there_and_whether_it_is_encrypted(
     assert shown(data_dir, capsys)["items"] is None
     assert main(["privacy", "show", "--data-dir", str(data_dir)]) == 0
     assert "cannot be read" in capsys.readouterr().out
+
+
+def test_show_goes_on_while_a_server_writes_its_index_anew(
+    data_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that it has just seen goes."""
+    for name in ("shard-old", "shard-new"):
+        (data_dir / "store" / name / "deep").mkdir(parents=True)
+        (data_dir / "store" / name / "points").write_text("x")
+    scandir, gone = os.scandir, list[Path]()
+
+    def rewritten(path: Any = ".") -> Any:
+        if isinstance(path, str | Path) and Path(path).name == "shard-old" and not gone:
+            gone.append(Path(path))
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", rewritten)
+    assert [one["name"] for one in shown(data_dir, capsys)["files"]] == ["conversations.db", "store"]
+    assert gone
 
 
 @pytest.mark.parametrize("action", [["encrypt"], ["decrypt"], ["rekey", "--new-key-file", "nowhere"]])
