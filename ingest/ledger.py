@@ -474,9 +474,10 @@ class Ledger:
 
     def twin(self, sha256: str, media_type: str, fingerprint: str, inode: int = 0) -> Row | None:
         """An indexed document made from the same bytes in the same way; of several, one that was made from the file of that inode."""
+        # Not by the status: what failed and waits to be read again is no longer `failed`.
         found = self._read(
             f"SELECT {_ROW} FROM documents "
-            "WHERE sha256 = ? AND media_type = ? AND fingerprint = ? AND clean AND status != 'failed' "
+            "WHERE sha256 = ? AND media_type = ? AND fingerprint = ? AND clean AND indexed_at IS NOT NULL "
             "ORDER BY container IS NOT NULL, inode != ? LIMIT 1",
             (sha256, media_type, fingerprint, inode),
         )

@@ -246,6 +246,17 @@ def test_a_document_whose_passages_the_store_has_lost_is_made_whole(rig):
     assert rig.store.count() == 2
 
 
+def test_a_document_that_failed_and_waits_to_be_read_again_is_read_under_its_new_name(rig):
+    """It has nothing to take along: as a renamed one it would be indexed, without a passage."""
+    rig.write("guide/bad.md", "\0\1" * 50)
+    sync(rig)
+    assert rig.document("guide/bad.md").status == "failed"
+    rig.pipeline.retry([document_id("guide", "bad.md")])
+    move(rig, "guide/bad.md", "guide/worse.md")
+    sync(rig)
+    assert rig.document("guide/worse.md").status == "failed"
+
+
 def test_a_document_that_changes_between_the_look_and_the_rename_is_read(rig):
     """The reading thread takes the file for the renamed one; before that is done, its document is another one."""
     rig.write("guide/a.md", PAGE)
