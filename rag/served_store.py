@@ -11,6 +11,7 @@ it optimizes a segment, which its configuration has it do early; those files are
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ class ServedStore:
         self._writing = self._collection.changing
         self._seal = seal
         self._languages: tuple[int, Spoken] | None = None
+        self._asking = threading.Lock()
         self._renamed: set[str] = set()
         """Domains with passages whose BM25 vectors have still the words of an older path, as far as this process knows."""
 
@@ -71,9 +73,11 @@ class ServedStore:
     @property
     def _spoken(self) -> Spoken:
         """Read from the collection when it was found or made since."""
-        at, known = self._collection.opened, self._languages
-        if known is None or known[0] != at:
-            self._languages = known = at, Spoken(self._stored_languages())
+        if (known := self._languages) is None or known[0] != self._collection.opened:
+            with self._asking:  # one for all: what one thread writes, another's would not know of
+                at = self._collection.opened
+                if (known := self._languages) is None or known[0] != at:
+                    self._languages = known = at, Spoken(self._stored_languages())
         return known[1]
 
     # Writing

@@ -6,7 +6,9 @@ QDRANT_URL set, against that server too (READINGROOM_STORE__API_KEY for its key)
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -227,6 +229,29 @@ def test_what_was_written_is_there_after_a_restart_with_its_languages(qdrant: Qd
         assert store.count() == 3
         assert store._spoken.asked("german", None) == ("de",)
         assert store.reword("german", ("de",)) == 0
+    finally:
+        store.close()
+
+
+def test_a_question_and_a_write_at_once_know_of_the_same_languages(qdrant: Qdrant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what is written just then is asked for in other languages."""
+    store = connected(qdrant)
+    both, known = threading.Barrier(2), list[Any]()
+
+    def read() -> dict[str, tuple[str, ...]]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # there is no second one to wait for
+        return {}
+
+    monkeypatch.setattr(store, "_stored_languages", read)
+    threads = [threading.Thread(target=lambda: known.append(store._spoken)) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(known) == 2
+        assert known[0] is known[1]
     finally:
         store.close()
 
