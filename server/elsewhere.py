@@ -12,8 +12,11 @@ from server.auth import is_loopback
 
 
 def is_here(url: str) -> bool:
-    """Whether an address is of this machine."""
-    return is_loopback(urlsplit(url.strip()).hostname or "")
+    """Whether an address is of this machine. Of what is no address nobody can know."""
+    try:
+        return is_loopback(urlsplit(url.strip()).hostname or "")
+    except ValueError:
+        return False
 
 
 def of_engine(settings: Settings) -> str:
@@ -33,4 +36,4 @@ def of_store(settings: Settings) -> str:
 
 
 def _in_clear(url: str) -> str:
-    return ", unencrypted" if url.strip().startswith("http:") else ""
+    return ", unencrypted" if url.strip().lower().startswith("http:") else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rag.settings import Ingest, Settings, Store
+from rag.settings import Engine, Ingest, Settings, Store
+from server.elsewhere import of_engine, of_store
 from server.measured import placed
 from tests.conftest import wait_until
 from tests.rag.qdrant import Qdrant
@@ -70,3 +72,24 @@ def test_an_index_for_measuring_is_in_a_folder(tmp_path: Path) -> None:
     assert placed(usual, None, usual).store == usual.store
     tried = Settings(data_dir=tmp_path, store=usual.store, ingest=Ingest(chunk_tokens=100))
     assert placed(tried, None, usual).store == Store()
+
+
+@pytest.mark.parametrize(
+    ("url", "leaves", "in_clear"),
+    [
+        ("http://127.0.0.1:6333", False, False),
+        (" http://[::1]:6333", False, False),
+        ("HTTP://localhost:6333", False, False),
+        ("http://localhost.example:6333", True, True),
+        ("HTTP://10.0.0.7:6333", True, True),
+        ("https://qdrant.example", True, False),
+        ("http://[no address", True, True),
+    ],
+)
+def test_what_leaves_this_machine_is_told(url: str, leaves: bool, in_clear: bool) -> None:
+    """Of both servers that settings can name, however the address is written; an ephemeral run has no passages at a server."""
+    settings = Settings(store=Store(url=url), engine=Engine(url=url))
+    for told in (of_store(settings), of_engine(settings)):
+        assert (bool(told), told.endswith(", unencrypted")) == (leaves, in_clear)
+    assert of_store(replace(settings, ephemeral=True)) == ""
+    assert of_engine(Settings()) == of_store(Settings()) == ""
