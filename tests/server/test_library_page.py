@@ -174,7 +174,7 @@ def test_a_failed_document_says_why_and_is_tried_again(page: Page, served: Serve
     page.evaluate(_SEEN)
     page.locator("#failed-note").get_by_role("button", name="Try all again").click()
     expect(page.locator(".toast")).to_contain_text("2 files are read again")
-    page.wait_for_function("seen.has('queued') || seen.has('parsing')")
+    wait_until(lambda: page.evaluate("seen.has('queued') || seen.has('parsing')"), 30, "its being read")
     expect(page.locator(".document[data-status=failed]")).to_have_count(2)
     assert len(asked) == 2
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from server.stream import sse
+from tests.conftest import wait_until
 from tests.server.chromium import launched, shot, watched
 from tests.server.conftest import Served
 from tests.server.site import done
@@ -102,9 +103,8 @@ def test_an_answer_can_be_stopped(page: Page, served: Served) -> None:
     expect(turn).to_have_attribute("data-state", "asking")
     page.locator("#stop").click()
     expect(turn).to_have_attribute("data-state", "stopped")
-    page.wait_for_function(
-        "fetch('/metrics').then(r => r.text()).then(t => /readingroom_generations_running 0/.test(t))",
-    )
+    idle = "fetch('/metrics').then(r => r.text()).then(t => /readingroom_generations_running 0/.test(t))"
+    wait_until(lambda: page.evaluate(idle), 30, "the engine's rest")
 
 
 def test_hostile_text_in_a_document_is_only_text(page: Page, served: Served) -> None:
