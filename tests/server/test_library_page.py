@@ -194,6 +194,8 @@ def test_a_dropped_folder_keeps_its_folders_and_becomes_answerable(page: Page, s
     page.evaluate(_DROP, [spec, '[role=treeitem][data-path="dropped"]'])
     expect(page.locator("#add-domain")).to_have_value("dropped")
     expect(page.locator("#chosen")).to_contain_text("3 files in 2 folders")
+    with page.expect_response(re.compile(r"/rag/domains$")):  # what happens meanwhile does not take the place away
+        served.save("dropped/meanwhile.md", "# Meanwhile")
     expect(page.locator("#add-note")).to_contain_text("1 hidden or temporary")
     page.fill("#add-folder", "maps")
     shot(page, "library-drop")

@@ -17,7 +17,7 @@ const newDomain = $("new-domain");
 const folder = $("add-folder");
 
 let gathered = []; // [{file, folder, name}] in the dialog
-let picked = ""; // the domain that was chosen in the dialog by hand
+let picked = ""; // the domain that was dropped on, looked at, or chosen in the dialog by hand
 let gathering = null; // AbortController of the drop that is gone through
 
 function show({ kept, skipped }) {
@@ -44,7 +44,7 @@ function note(text) {
 /** Opens the dialog at a `place`: {domain, folder}. New domains are offered to an administrator only. */
 export function openUpload(domains, place, mayMake) {
   if (dialog.open) return; // dropped onto the open dialog: what was chosen there holds
-  picked = "";
+  picked = place.domain; // it stays when the domains are offered anew
   offerDomains(domains, place.domain, mayMake);
   folder.value = place.folder ? place.folder.slice(place.domain.length + 1) : "";
   show({ kept: [], skipped: 0 });
