@@ -154,7 +154,7 @@ async def answer(question: Question, library: Library) -> AsyncGenerator[Event, 
         with metrics.gate.time():
             evidence = await _in_thread(library, gate.weigh, text, passages)
         # An adapter that was taught to refuse has a say too: here only what its word could not save is refused.
-        chance = gate.heard(evidence, 0.0).chance if style.marks else evidence.chance
+        chance = gate.at_best(evidence).chance if style.marks else evidence.chance
         if chance < threshold:
             metrics.evidence.observe(chance)
             metrics.refusals.labels("weak_evidence" if passages else "nothing_found").inc()

@@ -30,6 +30,11 @@ _WEIGHTS: Mapping[tuple[str, ...], Mapping[str, float]] = {
 }  # fmt: skip
 
 
+# One question in five has an adapter that is surer. Of 700 of `pool` and squad2 none that was answered in the end would have been refused
+# at this; one in ten is refused at once, before the model has read anything.
+_SUREST = 0.05
+
+
 def weigh(question: str, passages: Sequence[Passage]) -> Evidence:
     """What search and reranker say of a question by its passages. All zero where there are none."""
     scores = [passage.scores for passage in passages]
@@ -39,6 +44,11 @@ def weigh(question: str, passages: Sequence[Passage]) -> Evidence:
     relevance = [score.rerank for score in scores if score.rerank is not None]
     answerable = [score.answerable for score in scores if score.answerable is not None]
     return _judged(Evidence(_unit(dense), _unit(coverage), max(relevance, default=None), max(answerable, default=None)))
+
+
+def at_best(evidence: Evidence) -> Evidence:
+    """The same, if an adapter were as sure of an answer as it seldom is: what that cannot save need not be asked of it."""
+    return heard(evidence, _SUREST)
 
 
 def heard(evidence: Evidence, refusing: float) -> Evidence:

@@ -20,6 +20,7 @@ import pytest
 
 from ingest import pipeline as module
 from ingest.upload import place
+from rag.errors import StoreFull
 from tests.conftest import wait_until
 
 from .conftest import HashEmbedder, Rig, build_rig, close_rig
@@ -287,7 +288,7 @@ def test_an_upload_that_finds_the_disk_full_leaves_nothing_behind(tmp_path):
     with small_disk(tmp_path / "corpora", 1) as corpora:
         (corpora / "guide").mkdir()
         (corpora / "guide/a.md").write_text("as it was\n")
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StoreFull, match="disk of the watched folder is full"):
             place(corpora, "guide", "a.md", [b"x" * (1 << 20)] * 4)
         assert os.listdir(corpora / "guide") == ["a.md"]
         assert (corpora / "guide/a.md").read_text() == "as it was\n"

@@ -63,8 +63,9 @@ class Fake:
         """As if a question had come and gone."""
         self.decode_tokens += 1
 
-    def erase(self) -> None:
+    def erase(self) -> int:
         self.erased += 1
+        return 1
 
     def stop(self) -> None:
         self.stopped += 1

@@ -76,7 +76,7 @@ def test_drift_is_seen_with_what_was_changed(tmp_path: Path) -> None:
     assert earlier["date"] == first["date"]
     (change,) = results.compared(earlier, found[2])
     assert (change.metric, change.value, change.sure) == ("contains", pytest.approx(0.5), True)
-    assert results.changed(earlier, found[2]) == ["retrieve.focus 0.9 -> 0.5", "numpy 1 -> 2"]
+    assert results.changed(earlier, found[2]) == [f"retrieve.focus {Settings().retrieve.focus} -> 0.5", "numpy 1 -> 2"]
     assert earlier["fingerprint"] != found[2]["fingerprint"]
 
 

@@ -172,7 +172,7 @@ def test_a_probe_without_a_key_is_told_what_it_must_know(guarded: Guarded, admin
     """Whether the service is ready and which part is not; no domain, no count, no path."""
     with guarded.client() as client:
         answer = client.get("/ready")
-        assert (answer.status_code, answer.json().keys()) == (200, {"ready", "parts"})
+        assert (answer.status_code, answer.json().keys()) == (200, {"ready", "stopping", "parts"})
         assert {tuple(part) for part in answer.json()["parts"].values()} == {("state",)}
         assert client.get("/health").status_code == 200
 
