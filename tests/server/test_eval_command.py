@@ -28,9 +28,9 @@ from tests.server.conftest import Served
 
 GUIDE_SET = ROOT / "tests" / "golden" / "guide.jsonl"
 
-# What the guide's golden set must reach: one question less than on 2026-11-25, when it was 19, 25 and 21 of 26, since the guide's
-# pages are edited. A change that lowers one of them shows here; one that raises them should raise these.
-AT_LEAST = {"document.hit@1": 17 / 26, "document.hit@5": 25 / 26, "passage.hit@5": 22 / 26}
+# What the guide's golden set must reach: one question less than on 2026-11-26, when it was 19, 25 and 21 of 26 (without the reader 16, 25
+# and 21), since the guide's pages are edited. A change that lowers one of them shows here; one that raises them should raise these.
+AT_LEAST = {"document.hit@1": 18 / 26, "document.hit@5": 24 / 26, "passage.hit@5": 20 / 26}
 
 TEA = "# Tea\n\nThe green tea is kept in the blue tin on the top shelf.\n\nThe kettle is descaled with vinegar every second month.\n"
 BIKE = "# Bicycles\n\nBicycles are locked in the cellar behind the second door.\n\nThe key of the cellar hangs beside the mirror.\n"
