@@ -98,7 +98,7 @@ def test_a_refusal_is_counted_with_its_reason(served: Served) -> None:
 def test_a_call_can_be_followed_through_the_log(served: Served) -> None:
     """The call, its generation, and nothing of what was asked and answered."""
     with served.client() as client:
-        body = {"question": "How do I add a domain, Rumpelstiltskin?", "domain": "guide", "stream": False, "max_tokens": 12}
+        body = {"question": "How do I add a domain?", "domain": "guide", "stream": False, "max_tokens": 12}
         response = client.post("/rag/ask?key=hidden-in-the-query", json=body, headers={"X-Request-ID": "follow-me"})
     assert response.headers["x-request-id"] == "follow-me"
     lines = wait_until(lambda: len(found := lines_of(served, "follow-me")) >= 2 and found)
@@ -109,7 +109,7 @@ def test_a_call_can_be_followed_through_the_log(served: Served) -> None:
     assert "status=200" in call
     assert "caller=local" in call
     written = served.log.read_text()
-    for secret in ("Rumpelstiltskin", "hidden-in-the-query", response.json()["answer"][:30]):
+    for secret in ("add a domain", "hidden-in-the-query", response.json()["answer"][:30]):
         assert secret not in written
 
 
