@@ -35,6 +35,9 @@ class Logged:
 
     def configure(self, **settings: Any) -> None:
         logs.configure(Log(**settings), SECRET, "", stream=self.stream)
+        # Pytest keeps what is logged, and a worker of xdist cannot send on what is not valid text.
+        root = logging.getLogger()
+        root.handlers[:] = [handler for handler in root.handlers if not type(handler).__module__.startswith("_pytest")]
 
     @property
     def lines(self) -> list[str]:
