@@ -119,22 +119,22 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
     seen.sort(key=lambda passage: -passage.score)
     closely = reranker.read(question, [text_of(passage) for passage in seen[: settings.read]]) if settings.read else None
     if closely is not None:
-        said = [each.answerable for each in closely] + [None] * (len(seen) - len(closely))
-        seen = [_with_answer(passage, chance, settings.read_weight) for passage, chance in zip(seen, said, strict=True)]
+        said = [each.answerable for each in closely]
+        # Those that are not read stay behind, but nothing is held against them: they count as the least of the others.
+        said += [min(said, default=0.0)] * (len(seen) - len(said))
+        seen = [
+            replace(
+                passage,
+                score=(1 - settings.read_weight) * passage.score + settings.read_weight * chance,
+                scores=replace(passage.scores, answerable=chance if n < len(closely) else None),
+            )
+            for n, (passage, chance) in enumerate(zip(seen, said, strict=True))
+        ]
         seen.sort(key=lambda passage: -passage.score)
     seen = exact_first(seen, literals(question))
     # The scores of one list fall: what was not read stood behind, and stays there.
     least = seen[-1].score if seen else 0.0
     return [*seen, *(replace(passage, score=min(passage.score, least)) for passage in rest)]
-
-
-def _with_answer(passage: Passage, chance: float | None, weight: float) -> Passage:
-    """A passage that has been read, or has not (None): those fall behind."""
-    return replace(
-        passage,
-        score=(1 - weight) * passage.score + weight * (chance or 0.0),
-        scores=replace(passage.scores, answerable=chance),
-    )
 
 
 def text_of(passage: Passage) -> str:

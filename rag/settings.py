@@ -133,13 +133,13 @@ class Rerank:
 
     model: str = "reranker"
     """The one that comes along; or the folder or name of a CrossEncoder of sentence-transformers on this machine. Empty: none."""
-    candidates: int = 20
+    candidates: int = 10
     """Passages that are looked at again, before the best of them are kept."""
     weight: float = 0.3
     """Share of the second look in a passage's score, 0 to 1; the rest is the search's."""
     tokens: int = 64
     """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
-    read: int = 4
+    read: int = 2
     """Of the passages in their new order, the first so many are read whole, whether they hold the answer; 0 leaves that to the search."""
     read_weight: float = 0.12
     """Share in those passages' score of the chance that they hold the answer, 0 to 1."""
