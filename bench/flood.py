@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 from bench.figures import summary
 
 _TICK_S = 0.005
-_MOST_OPEN = 16
-"""Calls that wait on one connection; beyond that the next ones are not sent, and counted as held."""
+_MOST_OPEN = 600
+"""Calls that wait on one connection; beyond that the next ones are not sent, and counted as held. Enough that a server which lets them wait
+is sent all of 20 seconds."""
 
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LONGEST_STATUS = 13
@@ -43,8 +44,8 @@ def requests(host: str) -> list[bytes]:
 class _Line(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, told: Counter[str], took_ms: list[float]) -> None:
-        self._told, self._took_ms = told, took_ms
+    def __init__(self, told: Counter[str], took_ms: list[float], most_open: int = _MOST_OPEN) -> None:
+        self._told, self._took_ms, self._most_open = told, took_ms, most_open
         self._tail = b""
         self._open: deque[float] = deque()
         self._transport: asyncio.Transport | None = None
@@ -69,7 +70,7 @@ class _Line(asyncio.Protocol):
     @property
     def room(self) -> int:
         """Calls that may be sent now."""
-        return 0 if self._transport is None else _MOST_OPEN - len(self._open)
+        return 0 if self._transport is None else self._most_open - len(self._open)
 
     @property
     def waiting(self) -> int:
@@ -86,7 +87,7 @@ class _Line(asyncio.Protocol):
             self._transport.abort()
 
 
-async def flood(url: str, rate: float, seconds: float, connections: int) -> dict[str, object]:
+async def flood(url: str, rate: float, seconds: float, connections: int, most_open: int = _MOST_OPEN) -> dict[str, object]:
     """Send, and wait up to two seconds for the last answers."""
     place = urlsplit(url)
     loop = asyncio.get_running_loop()
@@ -94,7 +95,7 @@ async def flood(url: str, rate: float, seconds: float, connections: int) -> dict
     took_ms: list[float] = []
     lines = []
     for _ in range(connections):
-        _, line = await loop.create_connection(lambda: _Line(told, took_ms), place.hostname, place.port)
+        _, line = await loop.create_connection(lambda: _Line(told, took_ms, most_open), place.hostname, place.port)
         lines.append(line)
     texts = requests(place.netloc)
     started = time.perf_counter()

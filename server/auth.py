@@ -8,6 +8,7 @@ site key only, which names them. What a call needs: `server/scopes.py`; keys: `s
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -22,6 +23,7 @@ from server.calls import COOKIE, Call, Proxies, Scope
 from server.errors import Problem, answered, problem_of
 from server.keys import Key, Keys, digest
 from server.limits import headers as limit_headers
+from server.patience import Patience
 from server.policy import POLICY
 from server.quotas import Lease, Meter
 from server.scopes import COMMAND, LOCAL, NOBODY, SERVER, Caller, Rule, rule_of
@@ -91,6 +93,7 @@ class Guard:
         self._standing = Standing(keys.holds) if keys is not None else None
         self._loopback = is_loopback(server.host)
         self._proxies = Proxies(server.trusted_proxies)
+        self._patience = Patience()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -142,7 +145,7 @@ class Guard:
                 lease = self._meter.begin(caller, call.rule, call.length)
                 added += lease.headers
         except _Unauthorized as error:
-            await _respond(send, error.problem, call.path, [(b"www-authenticate", b"Bearer")])
+            await self._refuse(send, call, error.problem)
             return
         except ReadingRoomError as error:
             if isinstance(error, OverQuota):
@@ -163,6 +166,12 @@ class Guard:
         finally:
             if lease is not None:
                 lease.end()
+
+    async def _refuse(self, send: Send, call: Call, problem: Problem) -> None:
+        """Ask for a key; of those who call without one again and again, after a while."""
+        if wait_s := self._patience.wait_s(self._proxies.client(call.peer, call.forwarded)):
+            await asyncio.sleep(wait_s)
+        await _respond(send, problem, call.path, [(b"www-authenticate", b"Bearer")])
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, call: Call, lease: Lease | None) -> None:
         if lease is None:
@@ -247,7 +256,7 @@ class Guard:
         key = self._keys.find(token) if self._keys is not None else None
         server = self._key is not None and hmac.compare_digest(digest(token), self._key)
         if not server and (key is None or key.kind != "secret" or key.state(time.time()) != "active"):
-            await _respond(send, _UNAUTHORIZED, call.path, [(b"www-authenticate", b"Bearer")])
+            await self._refuse(send, call, _UNAUTHORIZED)
             return
         secure = "; Secure" if call.scheme == "https" or (self._proxies.trust(call.peer) and call.forwarded_https) else ""
         cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/; Max-Age=31536000{secure}"

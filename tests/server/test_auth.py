@@ -15,6 +15,7 @@ from rag.settings import PLANS, Limits, Server
 from server.auth import COOKIE, Guard, Receive, Scope, Send, caller_of, check_binding, is_loopback
 from server.calls import Proxies
 from server.keys import Keys
+from server.patience import AT_ONCE, Patience
 from server.quotas import Meter
 from server.scopes import RULES, Caller
 
@@ -445,3 +446,45 @@ def test_every_call_of_the_table_can_be_made_by_an_administrator(keys: Keys) -> 
         method, path = name.split(" ")
         assert call(Server(), method, f"http://127.0.0.1{path}", keys=keys, headers=bearer(token)).status_code == 200, name
         assert call(Server(), method, f"http://127.0.0.1{path}", keys=keys).status_code == (200 if rule.public else 401), name
+
+
+# Whoever is refused again and again
+
+
+def test_only_the_first_refused_calls_of_a_second_are_answered_at_once() -> None:
+    """Of each address by itself, and of each second anew."""
+    now = 100.0
+    patience = Patience(lambda: now)
+    assert {patience.wait_s("10.0.0.1") for _ in range(AT_ONCE)} == {0.0}
+    assert patience.wait_s("10.0.0.1") > 0
+    assert patience.wait_s("10.0.0.2") == 0
+    now = 101.0
+    assert patience.wait_s("10.0.0.1") == 0
+
+
+@pytest.mark.parametrize("url", ["/rag/documents", "/?key=wrong"])
+def test_who_has_a_key_does_not_wait_for_those_who_try(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the same address, while wrong keys are tried; these are refused in the end."""
+    guard = Guard(Inside(), Server(key=KEY))
+    waiting, go_on = [], asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        waiting.append(seconds)
+        await go_on.wait()
+
+    monkeypatch.setattr("server.auth.asyncio.sleep", sleep)
+    monkeypatch.setattr("server.auth.Patience.wait_s", lambda *_: 1.0)
+
+    async def scene() -> tuple[int, int]:
+        transport = httpx.ASGITransport(app=guard)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            trying = asyncio.create_task(client.get(url, headers={"Authorization": "Bearer wrong"}))
+            right = await client.get("/rag/documents", headers={"Authorization": f"Bearer {KEY}"})
+            while not waiting:
+                await asyncio.wait([trying], timeout=0.001)
+            assert not trying.done()
+            go_on.set()
+            return right.status_code, (await trying).status_code
+
+    assert asyncio.run(scene()) == (200, 401)
+    assert waiting == [1.0]
