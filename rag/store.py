@@ -61,6 +61,8 @@ T = TypeVar("T")
 
 # Points in one call to Qdrant, which holds Python's lock for all of it: about 20 ms of writing, as long as a search may take.
 _AT_ONCE = 256
+# Of what is made anew after the fact, when people already ask about it: a quarter of that.
+_AFTERWARDS = 64
 
 # The optimizer's own default indexes from 10,000 KB of vectors on; below, exact search over memory is as fast.
 _INDEX_EVERY, _INDEX_SHARE = 5000, 5
@@ -314,7 +316,8 @@ class EdgeStore:
         """Not by a filter: in a domain of 100,000 passages a look for some takes as long as the rename."""
         done = 0
         while done < limit and (waiting := self._renamed.get(domain)):
-            part = waiting[: min(_AT_ONCE, limit - done)]
+            began = time.monotonic()
+            part = waiting[: min(_AFTERWARDS, limit - done)]
             with self._writing:
                 records = self._read(lambda shard, part=part: shard.retrieve(part, with_payload=True, with_vector=False))
                 # What was deleted, written anew or renamed again meanwhile is not this one's work any more.
@@ -323,6 +326,7 @@ class EdgeStore:
                     self._write_words(its, languages)
                 del waiting[: len(part)]
             done += len(part)
+            time.sleep(time.monotonic() - began)  # people look for what they have renamed just now: half of the time is theirs
         if done:
             self._flush()
         return done
