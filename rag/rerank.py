@@ -103,13 +103,24 @@ class Reranker:
         return self._reader.read(question, texts) if self._reader is not None else None
 
 
+# What the search puts so far behind its best is not looked at, as a share of the most that a second look can move it by. hit@1 and MRR of
+# contoso, anthropic-docs, squad2, xquad-en and scifact are the same as with all twenty, for 10.6, 7.7, 4.6, 2.3 and 7.5 (2026-11-26).
+_REACH = 0.7
+
+# A passage that holds the answer with this probability ends the reading. Of 600 questions of squad2 the gate's sign has an area under the
+# curve of .849 with it and .850 without, for 1.76 passages instead of 2; at 0.5 it would be 1.54, but contoso's first page .614, not .634.
+_LIKELY = 0.9
+
+
 def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, settings: Rerank) -> list[Passage]:
     """The first `candidates` passages in a better order, then the others; those read have `scores.rerank` and a new `score`, 0 to 1.
 
-    The first `read` of them are read to the end, and put in order by that as well: they have the reader's `scores.answerable`. What the
-    question names to the letter stays first: `rag/query.py`. Blocks for some 100 ms: call it in a thread.
+    Of these only as many are looked at as stand near enough to the first. The first `read` of them are read to the end, until one is likely
+    to hold the answer, and put in order by that as well: they have the reader's `scores.answerable`. What the question names to the letter
+    stays first: `rag/query.py`. Blocks for some 100 ms: call it in a thread.
     """
-    looked, rest = passages[: settings.candidates], passages[settings.candidates :]
+    near = _near(passages[: settings.candidates], settings)
+    looked, rest = passages[:near], passages[near:]
     relevance, answerable = reranker.judge(question, [text_of(passage) for passage in looked])
     seen = []
     for n, passage in enumerate(looked):
@@ -117,16 +128,22 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
         mixed = (1 - settings.weight) * passage.score + settings.weight * float(relevance[n])
         seen.append(replace(passage, score=mixed, scores=scores))
     seen.sort(key=lambda passage: -passage.score)
-    closely = reranker.read(question, [text_of(passage) for passage in seen[: settings.read]]) if settings.read else None
-    if closely is not None:
-        said = [each.answerable for each in closely]
+    said = []
+    for passage in seen[: settings.read]:
+        if (closely := reranker.read(question, [text_of(passage)])) is None:
+            break
+        said.append(closely[0].answerable)
+        if said[-1] >= _LIKELY:
+            break
+    if said:
+        read = len(said)
         # Those that are not read stay behind, but nothing is held against them: they count as the least of the others.
-        said += [min(said, default=0.0)] * (len(seen) - len(said))
+        said += [min(said)] * (len(seen) - read)
         seen = [
             replace(
                 passage,
                 score=(1 - settings.read_weight) * passage.score + settings.read_weight * chance,
-                scores=replace(passage.scores, answerable=chance if n < len(closely) else None),
+                scores=replace(passage.scores, answerable=chance if n < read else None),
             )
             for n, (passage, chance) in enumerate(zip(seen, said, strict=True))
         ]
@@ -135,6 +152,16 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
     # The scores of one list fall: what was not read stood behind, and stays there.
     least = seen[-1].score if seen else 0.0
     return [*seen, *(replace(passage, score=min(passage.score, least)) for passage in rest)]
+
+
+def _near(passages: Sequence[Passage], settings: Rerank) -> int:
+    """How many are looked at: all up to the last that is within reach of the best, and no fewer than may be read."""
+    if not passages or settings.weight >= 1:
+        return len(passages)
+    reach = _REACH * settings.weight / (1 - settings.weight)
+    least = max(passage.score for passage in passages) - reach
+    last = max(n for n, passage in enumerate(passages, 1) if passage.score >= least)
+    return min(len(passages), max(last, settings.read))
 
 
 def text_of(passage: Passage) -> str:

@@ -133,14 +133,14 @@ class Rerank:
 
     model: str = "reranker"
     """The one that comes along; or the folder or name of a CrossEncoder of sentence-transformers on this machine. Empty: none."""
-    candidates: int = 10
-    """Passages that are looked at again, before the best of them are kept."""
+    candidates: int = 20
+    """Passages that are looked at again at most, before the best of them are kept: those that the search puts near its first."""
     weight: float = 0.3
     """Share of the second look in a passage's score, 0 to 1; the rest is the search's."""
     tokens: int = 64
     """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
     read: int = 2
-    """Of the passages in their new order, the first so many are read whole, whether they hold the answer; 0 leaves that to the search."""
+    """Of the passages in their new order, so many are read whole, until one seems to hold the answer; 0 leaves that to the search."""
     read_weight: float = 0.12
     """Share in those passages' score of the chance that they hold the answer, 0 to 1."""
     threads: int = 0

@@ -6,17 +6,19 @@ import dataclasses
 import json
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rag import rerank as module
 from rag.errors import ModelUnusable
 from rag.models import locate
 from rag.records import Passage, Scores
-from rag.rerank import MANIFEST, PACKAGES, READER, WEIGHTS, Reranker, rerank, text_of
+from rag.rerank import MANIFEST, PACKAGES, READER, WEIGHTS, Read, Reranker, rerank, text_of
 from rag.settings import Rerank
 from tests.conftest import document
 
@@ -199,16 +201,50 @@ def test_the_reader_reads_odd_texts_too(reranker: Reranker) -> None:
 
 
 def test_the_first_passages_are_read_to_the_end(reranker: Reranker) -> None:
-    """As many as are to be; the others fall behind, and of them nobody says whether they answer."""
-    found = [passage(text, score) for text, score in zip(TEXTS, (0.9, 0.8, 0.7, 0.6), strict=True)]
-    before = rerank(QUESTION, found, reranker, Rerank(read=0))
+    """As many as are to be, while none seems to answer; the others fall behind, and of them nobody says whether they answer."""
+    asked = "Who painted the ceiling of the library in Holm?"
+    found = [passage(text, score) for text, score in zip(TEXTS, (0.9, 0.85, 0.8, 0.75), strict=True)]
+    before = rerank(asked, found, reranker, Rerank(read=0))
     assert all(each.scores.answerable is not None for each in before)  # as the second look thinks
-    after = rerank(QUESTION, found, reranker, Rerank(read=2, read_weight=1.0))
+    after = rerank(asked, found, reranker, Rerank(read=2, read_weight=1.0))
     assert {each.text for each in after[:2]} == {each.text for each in before[:2]}
     assert [each.scores.answerable is None for each in after] == [False, False, True, True]
-    assert after[0].text == ANSWERS
     assert after[0].score == pytest.approx(after[0].scores.answerable)
     assert [each.score for each in after] == sorted((each.score for each in after), reverse=True)
+
+
+class Scripted:
+    """Finds all alike, reads a text as the chance that stands in it, and notes what it was shown."""
+
+    def __init__(self) -> None:
+        self.judged: list[str] = []
+        self.read_: list[str] = []
+
+    def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], None]:
+        self.judged += texts
+        return np.full(len(texts), 0.5, np.float32), None
+
+    def read(self, question: str, texts: Sequence[str]) -> list[Read]:
+        self.read_ += texts
+        return [Read(float(text), 0, 0) for text in texts]
+
+
+def test_reading_ends_with_the_first_that_is_likely_to_answer() -> None:
+    """What comes behind it is not held against its place."""
+    scripted = Scripted()
+    found = [passage(text, score) for text, score in zip(("0.2", "0.9", "0.1"), (0.9, 0.89, 0.88), strict=True)]
+    after = rerank(QUESTION, found, scripted, Rerank(read=3, read_weight=0.5))  # type: ignore[arg-type]
+    assert scripted.read_ == ["0.2", "0.9"]
+    assert [(each.text, each.scores.answerable) for each in after] == [("0.9", 0.9), ("0.2", 0.2), ("0.1", None)]
+
+
+@pytest.mark.parametrize(("weight", "looked"), [(0.3, 3), (0.5, 4), (1.0, 5), (0.0, 2)])
+def test_what_stands_far_behind_is_not_looked_at(weight: float, looked: int) -> None:
+    """Farther than seven tenths of what a second look of that weight can move; but as many as are read, and all before the last."""
+    scripted = Scripted()
+    found = [passage(f"0.{n}", score) for n, score in enumerate((0.95, 0.4, 0.8, 0.3, 0.2))]
+    rerank(QUESTION, found, scripted, Rerank(weight=weight, read=2))  # type: ignore[arg-type]
+    assert scripted.judged == ["0.0", "0.1", "0.2", "0.3", "0.4"][:looked]
 
 
 def test_a_package_without_a_reader_only_orders(tmp_path: Path) -> None:
