@@ -129,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     step.add_argument("--steps", type=int, default=1_000_000)
     step.add_argument("--rate", type=float, default=1e-4)
     step.add_argument("--pairs", type=int, default=256, help="of a step")
+    step.add_argument("--dropout", type=float, default=0.1)
     step.add_argument("--seed", type=int, default=1)
     step.add_argument("--workers", type=int, default=0, help="processes that put the steps together")
     step.add_argument("--device", default="cpu")
@@ -267,8 +268,8 @@ def _reader(given: argparse.Namespace) -> None:
         weights.pack_reader(given.folders, given.package)
         return
     recipe = reader.Recipe(
-        seconds=given.seconds, steps=given.steps, rate=given.rate, pairs=given.pairs, seed=given.seed, workers=given.workers,
-        device=given.device,
+        seconds=given.seconds, steps=given.steps, rate=given.rate, pairs=given.pairs, dropout=given.dropout, seed=given.seed,
+        workers=given.workers, device=given.device,
     )  # fmt: skip
     taught = Lessons.read(given.mix)
     begin = weights.mean(given.begin) if given.begin else {}

@@ -169,7 +169,7 @@ class Reading(Texts):
 
 
 class Reader:
-    """The trunk with the heads: `span` over each token, `pool` over [CLS] and the mean."""
+    """The trunk with the heads: `span` over each token, `pool` over [CLS] and the mean. Those of another reader are gone on from."""
 
     def __init__(self, tensors: Tensors, device: str) -> None:
         import torch
@@ -178,12 +178,13 @@ class Reader:
         torch.manual_seed(0)
         self.trunk = Trunk({name: array for name, array in tensors.items() if not name.startswith("exits.")}, device)
         width = self.trunk.width
-        self.heads = {
-            "span.weight": torch.nn.Parameter(torch.randn(2, width, device=device) * 0.02),
-            "span.bias": torch.nn.Parameter(torch.zeros(2, device=device)),
-            "pool.weight": torch.nn.Parameter(torch.randn(1, 2 * width, device=device) * 0.02),
-            "pool.bias": torch.nn.Parameter(torch.zeros(1, device=device)),
-        }
+        heads = {
+            "span.weight": torch.randn(2, width) * 0.02,
+            "span.bias": torch.zeros(2),
+            "pool.weight": torch.randn(1, 2 * width) * 0.02,
+            "pool.bias": torch.zeros(1),
+        } | {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items() if name.startswith(("span.", "pool."))}
+        self.heads = {name: torch.nn.Parameter(head.to(device)) for name, head in heads.items()}
 
     def __call__(self, w: Mapping[str, Tensor], chunk: tuple[Array, Array, Array], dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """((n, 2, wide) logits of the first and the last token, those that cannot be one at -1e4; (n,) logits of yes)."""
