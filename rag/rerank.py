@@ -107,8 +107,9 @@ class Reranker:
 # contoso, anthropic-docs, squad2, xquad-en and scifact are the same as with all twenty, for 10.6, 7.7, 4.6, 2.3 and 7.5 (2026-11-26).
 _REACH = 0.7
 
-# A passage that holds the answer with this probability ends the reading. Of 600 questions of squad2 the gate's sign has an area under the
-# curve of .849 with it and .850 without, for 1.76 passages instead of 2; at 0.5 it would be 1.54, but contoso's first page .614, not .634.
+# Two are read at a time, on two cores, and no more once one of them holds the answer with this probability: nothing is lost by it (the same
+# hit@1 as by four, .644 of contoso, .910 of anthropic-docs, .913 of squad2; with two alone contoso has .634).
+_TOGETHER = 2
 _LIKELY = 0.9
 
 
@@ -128,12 +129,13 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
         mixed = (1 - settings.weight) * passage.score + settings.weight * float(relevance[n])
         seen.append(replace(passage, score=mixed, scores=scores))
     seen.sort(key=lambda passage: -passage.score)
-    said = []
-    for passage in seen[: settings.read]:
-        if (closely := reranker.read(question, [text_of(passage)])) is None:
+    said: list[float] = []
+    for n in range(0, min(settings.read, len(seen)), _TOGETHER):
+        closely = reranker.read(question, [text_of(passage) for passage in seen[n : min(n + _TOGETHER, settings.read)]])
+        if closely is None:
             break
-        said.append(closely[0].answerable)
-        if said[-1] >= _LIKELY:
+        said += [each.answerable for each in closely]
+        if max(said) >= _LIKELY:
             break
     if said:
         read = len(said)

@@ -139,7 +139,7 @@ class Rerank:
     """Share of the second look in a passage's score, 0 to 1; the rest is the search's."""
     tokens: int = 64
     """Read of each passage: its sentences nearest to the question. A CrossEncoder reads all."""
-    read: int = 2
+    read: int = 4
     """Of the passages in their new order, so many are read whole, until one seems to hold the answer; 0 leaves that to the search."""
     read_weight: float = 0.12
     """Share in those passages' score of the chance that they hold the answer, 0 to 1."""
