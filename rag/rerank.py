@@ -112,7 +112,6 @@ _REACH = 0.7
 _TOGETHER = 2
 
 # Where none is as likely as this to hold the answer, what they differ by says nothing of their order: contoso's first page .653, not .644.
-# Statements, which ask nothing (scifact), are left to the search and the second look so.
 _PROBABLY = 0.5
 _LIKELY = 0.9
 
