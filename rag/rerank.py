@@ -110,9 +110,6 @@ _REACH = 0.7
 # Two are read at a time, on two cores, and no more once one of them holds the answer with this probability: nothing is lost by it (the same
 # hit@1 as by four, .644 of contoso, .910 of anthropic-docs, .913 of squad2; with two alone contoso has .634).
 _TOGETHER = 2
-
-# Where none is as likely as this to hold the answer, what they differ by says nothing of their order: contoso's first page .653, not .644.
-_PROBABLY = 0.5
 _LIKELY = 0.9
 
 
@@ -142,13 +139,12 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
             break
     if said:
         read = len(said)
-        weight = settings.read_weight if max(said) >= _PROBABLY else 0.0
         # Those that are not read stay behind, but nothing is held against them: they count as the least of the others.
         said += [min(said)] * (len(seen) - read)
         seen = [
             replace(
                 passage,
-                score=(1 - weight) * passage.score + weight * chance,
+                score=(1 - settings.read_weight) * passage.score + settings.read_weight * chance,
                 scores=replace(passage.scores, answerable=chance if n < read else None),
             )
             for n, (passage, chance) in enumerate(zip(seen, said, strict=True))

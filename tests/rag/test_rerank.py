@@ -209,7 +209,8 @@ def test_the_first_passages_are_read_to_the_end(reranker: Reranker) -> None:
     after = rerank(asked, found, reranker, Rerank(read=2, read_weight=1.0))
     assert {each.text for each in after[:2]} == {each.text for each in before[:2]}
     assert [each.scores.answerable is None for each in after] == [False, False, True, True]
-    assert [(each.text, each.score) for each in after] == [(each.text, each.score) for each in before]  # none does: they stay as they were
+    assert after[0].score == pytest.approx(after[0].scores.answerable)
+    assert [each.score for each in after] == sorted((each.score for each in after), reverse=True)
 
 
 class Scripted:
