@@ -231,11 +231,10 @@ class Listening:
     """
 
     def __init__(self, served: Served) -> None:
-        self._url = str(served.client.base_url)
         self._changed = threading.Condition()
         self._states: dict[str, str] = {}
         self._error: Exception | None = None
-        self._client = httpx.Client(base_url=self._url, timeout=None, trust_env=False)
+        self._client = httpx.Client(base_url=served.client.base_url, timeout=None, trust_env=False)
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -248,14 +247,13 @@ class Listening:
     def __exit__(self, *_: object) -> None:
         self._client.close()  # ends the thread, which reads from it
 
-    def until(self, holds: Callable[[Mapping[str, str]], object], seconds: float, otherwise: str) -> float:
-        """Wait until it holds of the states; the clock of that moment. Raises `RuntimeError`."""
+    def until(self, holds: Callable[[Mapping[str, str]], object], seconds: float, otherwise: str) -> None:
+        """Wait until it holds of the states. Raises `RuntimeError`."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._error or holds(self._states), seconds):
                 raise RuntimeError(f"{otherwise} within {seconds:.0f} s")
             if self._error:
                 raise self._error
-            return time.perf_counter()
 
     def _run(self) -> None:
         name = ""

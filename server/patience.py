@@ -1,7 +1,7 @@
 """Whoever is refused again and again waits for it: calls without a valid key, of one client address.
 
 A few in a second are answered at once, as a person or a program with a mistake wants it. The others are answered a second later, and what
-comes on their connections meanwhile is not read. So nobody tries many keys, and a flood costs the answers of others next to nothing: 1,000
+comes on their connections meanwhile is not read. So to try keys takes long, and a flood costs the answers of others next to nothing: 1,000
 such calls a second took a quarter of a core and, since both cores write an answer in step, half of its speed.
 """
 
