@@ -195,7 +195,7 @@ class Citer:
         """
         if " ".join(sentence.split()) in " ".join(span.quote.split()):
             return True
-        if facts.missing(claims, self._supply(span)):
+        if facts.missing(claims, self._supply(span)) or not self._agrees(span, sentence):
             return False
         if span.halves is None:
             return True
@@ -209,6 +209,16 @@ class Citer:
         names = {name.text for name in claims.names}
         lacking = facts.missing(claims, self._supply(second))
         return all(name in names and len(sentence.partition(name)[0].split()) <= _BEFORE_SUBJECT for name in lacking)
+
+    def _agrees(self, span: _Span, sentence: str) -> bool:
+        """Whether a yes or no that the sentence begins with is not that of the source turned around, nor of its own words."""
+        said = facts.verdict(sentence)
+        if said is None:
+            return True
+        text = span.passage.text[: span.end]
+        lone = re.search(r"(?:^|\s)(\w+[.!])\s*$", text[: span.start])  # the sentence before it, where that is a single word
+        ours = (facts.verdict(span.quote), facts.verdict(lone[1]) if lone else None, facts.affirms(self._question, sentence))
+        return (not said) not in ours
 
     def _in_full(self, sentence: str) -> str:
         """The sentence; one of a single word, as "Vienna.", with the question, which makes it one."""

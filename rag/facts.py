@@ -31,6 +31,9 @@ _DENIES = re.compile(
     re.IGNORECASE,
 )
 
+# "No. 5" is a number, and "No dogs" no answer.
+_VERDICT = re.compile(r"\W*(?:(yes|ja|oui|sí|sì|sim)|(?:no|nein|non|nee|não))\b[.,:;!–—-](?!\s*\d)", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Claims:
@@ -115,6 +118,23 @@ def _denied(text: str) -> frozenset[str]:
         return frozenset()
     bare = set(content_stems(_DENIED.sub(" ", text)))
     return frozenset(found - bare)
+
+
+def verdict(text: str) -> bool | None:
+    """Whether it begins with a yes or with a no; None where with neither."""
+    found = _VERDICT.match(text)
+    return found[1] is not None if found else None
+
+
+def affirms(question: str, sentence: str) -> bool | None:
+    """Whether a sentence, after its yes or no, says just what was asked (True) or denies that (False); None where it says something else.
+
+    "Is it open on Sundays?" is affirmed by "It is open on Sundays.", and of "It opens on Sundays at 9." nothing is known.
+    """
+    rest = _VERDICT.sub("", sentence, count=1)
+    if _NOT.search(question) or set(content_stems(question)) != set(content_stems(_NOT.sub(" ", rest))):
+        return None
+    return not (_NOT.search(rest) or _DENIES.search(rest))
 
 
 def known_names(text: str) -> frozenset[str]:

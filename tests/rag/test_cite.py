@@ -116,6 +116,31 @@ def test_an_answer_of_one_word_is_read_with_its_question() -> None:
     assert citer().check("9.") == Unsupported("9.")
 
 
+def test_a_yes_or_no_must_not_turn_its_source_around() -> None:
+    """What is said after it may be true to the letter: it is the first word that people read."""
+    text = (
+        "No. Documents stay on this machine.\n\nYes! Guide dogs may come in.\n\nThe garden is open on Sundays.\n\n"
+        "No. 5 is the red tram.\n\nThe café is not open on Sundays."
+    )
+    of = Passage("c", OF.id, "a", OF.path, "Questions", (), None, 0, len(text), text, 1.0)
+
+    def held(sentence: str, question: str = "") -> bool:
+        return Citer([of], lambda _: text, question).cite(sentence) is not None
+
+    assert held("No, Documents stay on this machine.")
+    assert held("No. Documents stay on this machine.")
+    assert not held("Yes, Documents stay on this machine.")
+    assert held("Yes, guide dogs may come in.")
+    assert not held("No, guide dogs may come in.")
+    assert held("Yes, tram no. 5 is the red tram.")  # a number is no answer
+    asked = "Is the garden open on Sundays?"
+    assert held("Yes, the garden is open on Sundays.", asked)
+    assert not held("No, the garden is open on Sundays.", asked)
+    assert held("No, the garden is open on Sundays.", "Is the garden closed on Sundays?")  # by what was asked, not by its own words
+    assert held("No, the café is not open on Sundays.", "Is the café open on Sundays?")
+    assert not held("Yes, the café is not open on Sundays.", "Is the café open on Sundays?")
+
+
 def test_what_states_nothing_is_neither_supported_nor_unsupported() -> None:
     """Unlike what states something that stands nowhere."""
     for sentence in ("Yes.", "The answer is:", "According to the documents:", "## Answer", "|---|---|", "", "🙂"):
