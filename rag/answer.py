@@ -101,14 +101,18 @@ class _Asked:
 
 async def search(question: Question, library: Library) -> tuple[Passage, ...]:
     """The passages for a question, best first. Raises `InvalidQuestion` and `UnknownDomain`."""
-    return (await _found(question, await _in_thread(library, _asked, question, library.settings), library))[0]
+    asked = await _in_thread(library, _asked, question, library.settings)
+    return (await _found(question, asked, library, first=_limit(question, asked, library)))[0]
 
 
-async def _found(question: Question, asked: _Asked, library: Library) -> tuple[tuple[Passage, ...], float]:
-    """As `search`, and the milliseconds that the second look took."""
-    domain = asked.domain
+def _limit(question: Question, asked: _Asked, library: Library) -> int:
+    return question.limit or (asked.domain and asked.domain.passages) or library.settings.retrieve.passages
+
+
+async def _found(question: Question, asked: _Asked, library: Library, *, first: int = 1) -> tuple[tuple[Passage, ...], float]:
+    """As `search`, and the milliseconds that the second look took. `first`: how many of them it is to bring into order."""
     started = time.perf_counter()
-    limit = question.limit or (domain and domain.passages) or library.settings.retrieve.passages
+    limit = _limit(question, asked, library)
     again = library.settings.rerank.candidates if library.reranker is not None else 0
     documents = await _in_thread(library, library.matching, question.filters, question.domain) if question.filters else None
     found = await _in_thread(
@@ -128,7 +132,7 @@ async def _found(question: Question, asked: _Asked, library: Library) -> tuple[t
     if library.reranker is None:
         return tuple(found), 0.0
     started = time.perf_counter()
-    found = await _in_thread(library, rerank, asked.text, found, library.reranker, library.settings.rerank)
+    found = await _in_thread(library, rerank, asked.text, found, library.reranker, library.settings.rerank, first=first)
     library.metrics.rerank.observe(time.perf_counter() - started)
     return tuple(found[:limit]), _ms_since(started)
 

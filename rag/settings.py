@@ -123,7 +123,7 @@ class Retrieve:
     """Weight of the vector search in the fused score; only its share of both weights counts."""
     bm25_weight: float = 1.0
     """Weight of the BM25 search in the fused score."""
-    abstain_below: float = 0.55
+    abstain_below: float = 0.5
     """Probability that the documents hold the answer (0..1, see `rag/gate.py`) under which it is a refusal; a domain may set its own."""
 
 

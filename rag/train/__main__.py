@@ -66,16 +66,20 @@ def main(arguments: list[str] | None = None) -> int:
     step.add_argument("--unseen", type=Path, help="a mix of unseen articles, judged at the end")
     step.add_argument("--seconds", type=float, default=1e9)
     step.add_argument("--steps", type=int, default=1_000_000)
-    step.add_argument("--rank", type=int, default=32)
+    step.add_argument("--begin", type=Path, nargs="+", default=[], help="what `learn` wrote, to go on from; of several the mean")
+    step.add_argument("--rank", type=int, default=8)
     step.add_argument("--rate", type=float, default=1.2e-3)
+    step.add_argument("--dropout", type=float, default=0.05)
+    step.add_argument("--seed", type=int, default=1)
     step.add_argument("--tokens", type=int, default=32_768, help="of a step")
     step.add_argument("--piece", type=int, default=16_384, help="of them, how many at a time: less needs less memory")
     step.add_argument("--device", default="cpu")
     step.add_argument("--compile", action="store_true")
 
     step = steps.add_parser("convert")
-    step.add_argument("folder", type=Path)
+    step.add_argument("folders", type=Path, nargs="+", help="what `learn` wrote; of several the mean")
     step.add_argument("adapter", type=Path)
+    step.add_argument("--rank", type=int, default=8)
     step.add_argument("--base", type=Path)
 
     step = steps.add_parser("measure")
@@ -174,10 +178,11 @@ def _run(given: argparse.Namespace) -> None:
     elif given.step == "convert":
         from rag.train import convert, lora
 
-        learnt, told = lora.load(given.folder)
+        learnt = lora.mean(given.folders, given.rank)
         config = convert.config(_base(given))
         heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-        convert.write(learnt, given.adapter, alpha=told["recipe"]["alpha"], heads=heads, kv_heads=kv_heads)
+        rank = len(next(iter(learnt.values()))[0])
+        convert.write(learnt, given.adapter, alpha=lora.SCALE * rank, heads=heads, kv_heads=kv_heads)
     elif given.step.startswith("second-"):
         _second(given)
     elif given.step.startswith("reader-"):
@@ -203,11 +208,12 @@ def _learn(given: argparse.Namespace) -> None:
 
     base = _base(given)
     recipe = lora.Recipe(
-        seconds=given.seconds, steps=given.steps, rank=given.rank, alpha=2.0 * given.rank, rate=given.rate, tokens=given.tokens,
-        piece=given.piece, device=given.device, compile=given.compile,
+        seconds=given.seconds, steps=given.steps, rank=given.rank, alpha=lora.SCALE * given.rank, rate=given.rate, tokens=given.tokens,
+        piece=given.piece, dropout=given.dropout, seed=given.seed, device=given.device, compile=given.compile,
     )  # fmt: skip
     model = lora.model_of(base)
-    learnt, told = lora.train(model, Corpus.read(given.mix), recipe)
+    begin = lora.mean(given.begin, recipe.rank) if given.begin else None
+    learnt, told = lora.train(model, Corpus.read(given.mix), recipe, begin)
     lora.save(learnt, told, given.folder)  # before it is judged: what was learnt must not be lost
     if given.unseen:
         refusing = Tokens.of_gguf(base).text(REFUSAL)[0]

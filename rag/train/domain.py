@@ -45,9 +45,9 @@ _PLAIN_RANK = 16
 def recipe(device: str, seconds: float) -> lora.Recipe:
     """How a domain is taught. A step on a CPU is small, or an hour would have few; a piece of 1,024 tokens takes some 2 GB."""
     if device == "cpu":
-        return lora.Recipe(seconds, rank=_PLAIN_RANK, alpha=2.0 * _PLAIN_RANK, rate=3e-4, tokens=4096, piece=1024, told_every=5)
+        return lora.Recipe(seconds, rank=_PLAIN_RANK, alpha=lora.SCALE * _PLAIN_RANK, rate=3e-4, tokens=4096, piece=1024, told_every=5)
     return lora.Recipe(
-        seconds, rank=_PLAIN_RANK, alpha=2.0 * _PLAIN_RANK, rate=4e-4, tokens=16_384, piece=16_384, told_every=10, device=device
+        seconds, rank=_PLAIN_RANK, alpha=lora.SCALE * _PLAIN_RANK, rate=4e-4, tokens=16_384, piece=16_384, told_every=10, device=device
     )
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SCALE = 2.0
+"""Alpha by rank of what is trained here: how many times its change is applied."""
+
 # Lengths are padded to multiples of this, so that few different shapes come up.
 _GRAIN = 64
 
@@ -45,8 +48,8 @@ class Recipe:
 
     seconds: float
     steps: int = 1_000_000
-    rank: int = 32
-    alpha: float = 64.0
+    rank: int = 8  # a higher one makes every answer wait longer for its first token, and refuses no better (bench/RESULTS.md)
+    alpha: float = 16.0
     rate: float = 1.2e-3
     warm_up: float = 0.04
     tokens: int = 32_768
@@ -341,8 +344,30 @@ def _trade_off(chances: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
     return found
 
 
+def mean(folders: Sequence[Path], rank: int) -> Lora:
+    """The mean change of several that `save` wrote, of whatever ranks, as one LoRA of that rank, to be applied `SCALE` times.
+
+    Beside each other they are one of the sum of their ranks; of that the nearest of `rank` is taken (Eckart and Young 1936).
+    """
+    loaded = [load(folder) for folder in folders]
+    shares = [told["recipe"]["alpha"] / told["recipe"]["rank"] / SCALE / len(loaded) for _, told in loaded]
+    found = {}
+    for name in loaded[0][0]:
+        a = np.concatenate([known[name][0] for known, _ in loaded])
+        b = np.concatenate([known[name][1] * np.float32(share) for (known, _), share in zip(loaded, shares, strict=True)], axis=1)
+        found[name] = (a, b) if len(a) <= rank else _cut(a, b, rank)
+    return found
+
+
+def _cut(a: Array, b: Array, rank: int) -> tuple[Array, Array]:
+    (left, upper), (right, lower) = np.linalg.qr(b), np.linalg.qr(a.T)
+    u, values, v = np.linalg.svd(upper @ lower.T)
+    roots = np.sqrt(values[:rank])  # half of it on each side
+    return roots[:, None] * (v[:rank] @ right.T), (left @ u[:, :rank]) * roots
+
+
 def save(lora: Lora, told: dict[str, Any], folder: Path) -> list[Path]:
-    """As two files of float16 (each below 16 MiB for rank 32 of the default model) and `report.json`."""
+    """As two files of float16 (each below 16 MiB up to rank 48 of the default model) and `report.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(lora)
     halves = names[: len(names) // 2], names[len(names) // 2 :]

@@ -218,10 +218,12 @@ class Scripted:
 
     def __init__(self) -> None:
         self.judged: list[str] = []
+        self.beside: list[str] = []
         self.read_: list[str] = []
 
-    def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], None]:
+    def judge(self, question: str, texts: Sequence[str], beside: Sequence[str]) -> tuple[NDArray[np.float32], None]:
         self.judged += texts
+        self.beside += beside
         return np.full(len(texts), 0.5, np.float32), None
 
     def read(self, question: str, texts: Sequence[str]) -> list[Read]:
@@ -237,6 +239,33 @@ def test_reading_ends_with_the_first_that_is_likely_to_answer() -> None:
     assert scripted.read_ == ["0.2", "0.9"]
     assert [(each.text, each.scores.answerable) for each in after] == [("0.9", 0.9), ("0.2", 0.2), ("0.1", None)]
     assert [each.score for each in after] == sorted((each.score for each in after), reverse=True)
+
+
+def test_a_statement_is_not_put_in_order_by_answers() -> None:
+    """There is none to find; what the reader says of it is told all the same."""
+    found = [passage(text, score) for text, score in zip(("0.2", "0.9"), (0.9, 0.89), strict=True)]
+    after = rerank("The library in Holm was opened in 1904.", found, Scripted(), Rerank(read_weight=0.5))  # type: ignore[arg-type]
+    assert [(each.text, each.scores.answerable) for each in after] == [("0.2", 0.2), ("0.9", 0.9)]
+
+
+@pytest.mark.parametrize(("first", "looked"), [(1, 2), (2, 3), (3, 4), (4, 4)])
+def test_as_many_are_looked_at_as_may_come_among_those_that_count(first: int, looked: int) -> None:
+    """The others tell how much a word says, and no more."""
+    scripted = Scripted()
+    found = [passage(f"0.{n}", score) for n, score in enumerate((0.9, 0.7, 0.5, 0.3))]
+    rerank(QUESTION, found, scripted, Rerank(weight=0.3, read=1), first=first)  # type: ignore[arg-type]
+    texts = [text_of(each) for each in found]
+    assert (scripted.judged, scripted.beside) == (texts[:looked], texts[looked:])
+
+
+def test_words_that_all_that_was_found_has_say_little_about_what_to_read() -> None:
+    """Also where only one of the texts is judged, and little of it read."""
+    reranker = Reranker(Rerank(tokens=24, read=0))
+    filler = " ".join(f"Of Holm and its lake the chronicle of the year {year} tells this and that." for year in range(1200, 1230))
+    text = f"{filler} The mayor opened a house for books. {filler}"
+    question = "When was the house for books of the chronicle of Holm and its lake opened by the mayor?"
+    alone, beside = (float(reranker.judge(question, [text], others)[0][0]) for others in ([], [filler] * 19))
+    assert beside > alone
 
 
 @pytest.mark.parametrize(("weight", "looked"), [(0.3, 3), (0.5, 4), (1.0, 5), (0.0, 2)])

@@ -227,6 +227,23 @@ def test_an_adapter_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert (again[name][1] == b).all()
 
 
+def test_the_mean_of_several_is_the_nearest_of_its_rank(tmp_path: Path) -> None:
+    """Whatever their ranks and alphas were; one whose changes have no more directions than that loses nothing."""
+    first, second = random_lora(4), random_lora(5)
+    lora.save(first, {"recipe": {"alpha": 8.0, "rank": 4}}, tmp_path / "first")
+    lora.save(second, {"recipe": {"alpha": 4.0, "rank": 4}}, tmp_path / "second")
+    folders = [tmp_path / "first", tmp_path / "second"]
+    whole, half, one = lora.mean(folders, 8), lora.mean(folders, 2), lora.mean(folders[:1], 4)
+    for name in first:
+        wanted = (2 * first[name][1] @ first[name][0] + second[name][1] @ second[name][0]) / 2
+        near = 2e-3 * np.abs(wanted).max()  # kept in float16
+        assert np.abs(lora.SCALE * whole[name][1] @ whole[name][0] - wanted).max() < near
+        assert np.abs(lora.SCALE * one[name][1] @ one[name][0] - 2 * first[name][1] @ first[name][0]).max() < 2 * near
+        assert half[name][0].shape[0] == half[name][1].shape[1] == 2
+        lost = np.linalg.norm(lora.SCALE * half[name][1] @ half[name][0] - wanted)
+        assert lost == pytest.approx(np.linalg.norm(np.linalg.svd(wanted)[1][2:]), rel=0.02)
+
+
 def test_the_area_counts_pairs_in_the_right_order() -> None:
     """Equal ones half; of one kind alone there is none."""
     assert lora.area([0.9, 0.4, 0.4, 0.1], [True, False, True, False]) == 3.5 / 4
