@@ -80,7 +80,7 @@ class TorchJudge:
             raise ModelUnusable(f"The CrossEncoder {model!r} gives {self._model.num_labels} scores a pair.", "Choose one that gives one.")
         self._sigmoid = torch.nn.Sigmoid()
 
-    def judge(self, question: str, texts: Sequence[str], _beside: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As `rerank.Reranker.judge`; the texts are read whole, up to the model's limit."""
         pairs = [(question, text) for text in texts]
         scores = self._model.predict(pairs, batch_size=_PAIRS, activation_fn=self._sigmoid, show_progress_bar=False, convert_to_numpy=True)

@@ -89,17 +89,14 @@ class Reranker:
             if package.reader_sha256 and settings.read:
                 self._reader = _Reader(package, settings)
 
-    def judge(
-        self, question: str, texts: Sequence[str], beside: Sequence[str] = ()
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """(relevance, answerable) of each text, (n,) float32 of 0 to 1 each; answerable is None if the model does not tell.
 
-        Independent of each other, but for which sentences are read: words that all texts have say little about which to read. `beside`:
-        more texts that were found for the question, for that alone.
+        Independent of each other, but for which sentences are read: words that all texts have say little about which to read.
         """
         if not texts:
             return np.zeros(0, np.float32), None
-        return self._judge.judge(question, texts, beside)
+        return self._judge.judge(question, texts)
 
     def read(self, question: str, texts: Sequence[str]) -> list[Read] | None:
         """What the reader says of each text; None if there is no reader."""
@@ -127,8 +124,7 @@ def rerank(question: str, passages: Sequence[Passage], reranker: Reranker, setti
     """
     near = _near(passages[: settings.candidates], settings, first)
     looked, rest = passages[:near], passages[near:]
-    texts = [text_of(passage) for passage in passages[: settings.candidates]]
-    relevance, answerable = reranker.judge(question, texts[:near], texts[near:])
+    relevance, answerable = reranker.judge(question, [text_of(passage) for passage in looked])
     seen = []
     for n, passage in enumerate(looked):
         scores = replace(passage.scores, rerank=float(relevance[n]), answerable=None if answerable is None else float(answerable[n]))
@@ -239,16 +235,14 @@ class _Pairs:
             raise ModelUnusable(f"The reranker {package.name} cannot be loaded: {error}", _AGAIN) from error
         self._first, self._last = (self.model.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
 
-    def pairs(self, question: str, texts: Sequence[str], room: int, beside: Sequence[str] = ()) -> list[_Pair]:
-        """Of each text at most `room` tokens: its pieces nearest to the question. `beside` as in `Reranker.judge`."""
+    def pairs(self, question: str, texts: Sequence[str], room: int) -> list[_Pair]:
+        """Of each text at most `room` tokens: its pieces nearest to the question."""
         room = min(room, self.model.max_tokens - _LONGEST_QUESTION - 3)
         asked = self.model.tokenizer.encode(question, add_special_tokens=False).ids[:_LONGEST_QUESTION]
         parts = [self._parts(text) for text in texts]
-        found = [set().union(*(ids for ids, _ in own)) for own in parts]
-        found += [set(self.model.tokenizer.encode(text, add_special_tokens=False).ids) for text in beside]
         # How much it says that a text has a word of the question: the fewer of the texts have it, the more.
-        having = Counter(token for ids in found for token in ids.intersection(asked))
-        told = {token: math.log((len(found) + 1) / (having[token] + 0.5)) for token in set(asked)}
+        having = Counter(token for own in parts for token in set(asked).intersection(*[set().union(*(ids for ids, _ in own))]))
+        told = {token: math.log((len(texts) + 1) / (having[token] + 0.5)) for token in set(asked)}
         head = [self._first, *asked, self._last]
         made = []
         for own in parts:
@@ -282,9 +276,9 @@ class _Own:
         self._pairs = _Pairs(package, WEIGHTS, settings.threads, _onnx.OnnxJudge)
         self._room = settings.tokens
 
-    def judge(self, question: str, texts: Sequence[str], beside: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def judge(self, question: str, texts: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """As `Reranker.judge`."""
-        outputs = self._pairs.model.read([(pair.ids, pair.head) for pair in self._pairs.pairs(question, texts, self._room, beside)])
+        outputs = self._pairs.model.read([(pair.ids, pair.head) for pair in self._pairs.pairs(question, texts, self._room)])
         chances = 1 / (1 + np.exp(-outputs))
         return chances[:, 0].astype(np.float32), chances[:, 1].astype(np.float32)
 
