@@ -31,6 +31,14 @@ _ARGS = [
 
 ARTIFACTS = ROOT / "artifacts"
 
+LOOKS = [
+    (390, 844, "dark"),
+    (1280, 800, "light"),
+    pytest.param(390, 844, "light", marks=pytest.mark.nightly),
+    pytest.param(1280, 800, "dark", marks=pytest.mark.nightly),
+]
+"""Width, height and colour scheme: both of each every time, every pair of them nightly."""
+
 
 @contextmanager
 def launched() -> Iterator[Browser]:

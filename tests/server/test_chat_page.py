@@ -11,7 +11,7 @@ import pytest
 
 from server.stream import sse
 from tests.conftest import wait_until
-from tests.server.chromium import launched, shot, watched
+from tests.server.chromium import LOOKS, launched, shot, watched
 from tests.server.conftest import Served
 from tests.server.site import done
 
@@ -304,13 +304,12 @@ def problems(found: Any) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_everybody_can_use_the_page(browser: Browser, served: Served, spoken: str, scheme: Any, width: int) -> None:
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
+def test_everybody_can_use_the_page(browser: Browser, served: Served, spoken: str, scheme: Any, width: int, height: int) -> None:
     """axe-core finds nothing serious or critical in any state, no state scrolls sideways; screenshots for people."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe()
     phone = width == PHONE["width"]
-    size = PHONE if phone else {"width": width, "height": 800}
+    size = {"width": width, "height": height}
     found: list[str] = []
 
     def look(state: str) -> None:

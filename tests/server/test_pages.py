@@ -14,7 +14,7 @@ import pytest
 
 from server.stream import sse
 from tests.conftest import wait_until
-from tests.server.chromium import launched, shot, watched
+from tests.server.chromium import LOOKS, launched, shot, watched
 from tests.server.conftest import Served
 from tests.server.site import done
 
@@ -176,8 +176,7 @@ def bulk(done: int, of: int, **fields: Any) -> dict[str, Any]:
     return {"done": done, "of": of, "failed": 0, "elapsed_s": 60.0, "left_s": 130.0, **fields}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
 def test_the_library_shows_how_far_each_document_and_a_bulk_is(
     browser: Browser, served: Served, scheme: Any, width: int, height: int
 ) -> None:
@@ -287,8 +286,7 @@ def test_a_file_dropped_again_replaces_the_one_of_its_name_and_too_large_ones_ar
     shot(page, "library-replaced")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+@pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
 def test_pages_fit_phones_and_both_colour_schemes(browser: Browser, served: Served, scheme: Any, width: int, height: int) -> None:
     """No page scrolls sideways; text has the scheme's colours."""
     context = browser.new_context(base_url=served.url, viewport={"width": width, "height": height}, color_scheme=scheme)

@@ -87,6 +87,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
     monkeypatch.setattr(command._Shown, "show", show)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("one_step")
 def test_an_adapter_that_did_not_help_is_said_so_and_not_installed(run: Run, tmp_path: Path) -> None:
     """One that knows only random letters answers nothing: it is kept beside, with its card, and can be installed all the same."""

@@ -212,7 +212,7 @@ def test_the_shipped_adapter_can_be_begun_from(tmp_path: Path) -> None:
     model = locate("smollm2-135m-instruct", "generator")
     assert package.fits(adapters.base_digest(model))
     known, alpha = domain.begun(package, model.path)
-    assert (len(known), alpha, next(iter(known.values()))[0].shape[0]) == (210, 64.0, 32)
+    assert (len(known), alpha, next(iter(known.values()))[0].shape[0]) == (210, 16.0, 8)
 
 
 def test_a_pool_without_real_unanswerable_questions_is_refused_as_often() -> None:
