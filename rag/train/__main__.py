@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,9 @@ def _learn(given: argparse.Namespace) -> None:
     )  # fmt: skip
     model = lora.model_of(base)
     begin = lora.mean(given.begin, recipe.rank) if given.begin else None
+    if begin is not None:
+        rank = len(next(iter(begin.values()))[0])  # lower than asked for where those together have no more
+        recipe = replace(recipe, rank=rank, alpha=lora.SCALE * rank)
     learnt, told = lora.train(model, Corpus.read(given.mix), recipe, begin)
     lora.save(learnt, told, given.folder)  # before it is judged: what was learnt must not be lost
     if given.unseen:
