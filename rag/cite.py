@@ -215,10 +215,10 @@ class Citer:
         said = facts.verdict(sentence)
         if said is None:
             return True
-        text = span.passage.text[: span.end]
-        lone = re.search(r"(?:^|\s)(\w+[.!])\s*$", text[: span.start])  # the sentence before it, where that is a single word
-        ours = (facts.verdict(span.quote), facts.verdict(lone[1]) if lone else None, facts.affirms(self._question, sentence))
-        return (not said) not in ours
+        before = span.passage.text[: span.start]
+        last = [before[start:end] for start, end in sentence_spans(before)[-1:]]
+        lone = next((facts.verdict(one) for one in last if len(one.split()) == 1), None)  # "Yes!" is a sentence of its own
+        return (not said) not in (facts.verdict(span.quote), lone, facts.affirms(self._question, sentence))
 
     def _in_full(self, sentence: str) -> str:
         """The sentence; one of a single word, as "Vienna.", with the question, which makes it one."""

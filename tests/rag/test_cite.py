@@ -120,7 +120,7 @@ def test_a_yes_or_no_must_not_turn_its_source_around() -> None:
     """What is said after it may be true to the letter: it is the first word that people read."""
     text = (
         "No. Documents stay on this machine.\n\nYes! Guide dogs may come in.\n\nThe garden is open on Sundays.\n\n"
-        "No. 5 is the red tram.\n\nThe café is not open on Sundays."
+        "No. 5 is the red tram.\n\nThe café is not open on Sundays. Asked for rain, they say no! Umbrellas are lent."
     )
     of = Passage("c", OF.id, "a", OF.path, "Questions", (), None, 0, len(text), text, 1.0)
 
@@ -132,6 +132,7 @@ def test_a_yes_or_no_must_not_turn_its_source_around() -> None:
     assert not held("Yes, Documents stay on this machine.")
     assert held("Yes, guide dogs may come in.")
     assert not held("No, guide dogs may come in.")
+    assert held("Yes, umbrellas are lent.")  # the end of another sentence is none either
     assert held("Yes, tram no. 5 is the red tram.")  # a number is no answer
     asked = "Is the garden open on Sundays?"
     assert held("Yes, the garden is open on Sundays.", asked)

@@ -163,7 +163,7 @@ def test_another_sites_page_gets_nothing_of_ours(browser: Browser, served: Serve
     record = served.save("private/plan.md", "# Plan\n\nThe plan is secret.\n")
     before = sorted(served.corpora.rglob("*"))
     with served.client() as client:
-        kept = client.get("/rag/conversations").json()["items"]  # other tests' own
+        others = client.get("/rag/conversations").json()["items"]  # of other tests
     body = f"""<body><script>
       window.got = [];
       const room = {json.dumps(served.url)}, note = (name) => () => window.got.push(name);
@@ -198,7 +198,7 @@ def test_another_sites_page_gets_nothing_of_ours(browser: Browser, served: Serve
     assert [one for one in answers if one[2] < 400] == []
     with served.client() as client:
         assert client.get(f"/rag/documents/{record['id']}").status_code == 200
-        assert client.get("/rag/conversations").json()["items"] == kept
+        assert client.get("/rag/conversations").json()["items"] == others
     assert sorted(served.corpora.rglob("*")) == before
 
 
